@@ -1,0 +1,1 @@
+"""MemoryCluster: a durable, Valkey-compatible in-memory database."""

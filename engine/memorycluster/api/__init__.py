@@ -1,0 +1,1 @@
+"""The MemoryCluster resource: its manifest and its status."""

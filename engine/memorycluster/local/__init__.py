@@ -1,0 +1,1 @@
+"""A MemoryCluster as processes of one machine."""

@@ -1,0 +1,1 @@
+"""The engine: how it is built, configured and talked to."""
