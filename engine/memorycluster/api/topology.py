@@ -1,4 +1,4 @@
-"""Who is in a cluster: its shards, the slots they own, their nodes. Pure; follows from the manifest and a uid."""
+"""Who is in a cluster: its shards, the slots they own, their nodes. Follows from the manifest and a uid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Node:
     name: str
     """``<cluster>-<shard>-<index>``."""
     id: str
-    """The engine's node id in the cluster: 40 hexadecimal digits, the same for as long as the cluster lives."""
+    """The engine's node id in the cluster: 40 hexadecimal digits, the same for the cluster's whole life."""
     shard: int
     zone: str
     host: str
@@ -85,7 +85,7 @@ def build_topology(
 ) -> Topology:
     """Return the topology of a cluster whose nodes listen where ``address(node name)`` says.
 
-    Slots are split evenly. The nodes of a shard go to the zones in turn, each shard starting one zone further,
+    Slots are split evenly. The nodes of a shard go to the zones in turn, each shard starting one further,
     so that a node keeps its zone whatever the number of replicas is.
     """
 
@@ -109,5 +109,5 @@ def build_topology(
 
 
 def stable_id(uid: str, name: str) -> str:
-    """Return the 40 hexadecimal digits by which Valkey knows what is called ``name`` in the cluster ``uid``."""
+    """Return the 40 hexadecimal digits by which Valkey knows what is called ``name`` in this cluster."""
     return hashlib.sha1(f"{uid}/{name}".encode(), usedforsecurity=False).hexdigest()
