@@ -51,16 +51,21 @@ def read(position: Position, sequence: int, data: bytes) -> Read:
 
     :raises LogCorrupt: if the record can't follow; the reader must stop there.
     """
+    try:
+        record = Record.decode(data)
+    except InvalidRecord as error:
+        raise LogCorrupt(f"log record {sequence}: {error}") from error
+    return accept(position, sequence, record)
+
+
+def accept(position: Position, sequence: int, record: Record) -> Read:
+    """Return what ``record`` at ``sequence`` does to a reader at ``position``; raises as ``read``."""
 
     def corrupt(reason: str) -> LogCorrupt:
         return LogCorrupt(f"log record {sequence}: {reason}")
 
     if sequence != position.sequence + 1:
         raise corrupt(f"gap: expected record {position.sequence + 1}")
-    try:
-        record = Record.decode(data)
-    except InvalidRecord as error:
-        raise corrupt(str(error)) from error
     if record.sequence != sequence:
         raise corrupt(f"says that it is record {record.sequence}")
     if record.generation != position.generation:
