@@ -52,7 +52,7 @@ class Verdict:
 
     def __str__(self) -> str:
         said = (
-            f"{self.operations} operations on {self.partitions} keys, {self.unknown} writes of unknown outcome, "
+            f"{self.operations} operations on {self.partitions} keys, {self.unknown} unknown writes, "
             f"{self.replica} reads of replicas, judged in {self.seconds:.2f} s: "
         )
         if self.ok:
@@ -91,17 +91,17 @@ def build() -> Path:
     return binary
 
 
-async def judge(history: Path, *, timeout: float = 60) -> Verdict:
+async def judge(history: Path, *, limit: float = 60) -> Verdict:
     """Judge a history.
 
-    :param timeout: seconds for one key; beyond, that key is a problem of kind "undecided".
+    :param limit: seconds for one key; beyond, that key is a problem of kind "undecided".
     :raises RuntimeError: if the checker can't be built or can't read the history.
     """
     binary = await asyncio.to_thread(build)
     checker = await asyncio.create_subprocess_exec(
         binary,
         "-timeout",
-        f"{timeout}s",
+        f"{limit}s",
         history,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

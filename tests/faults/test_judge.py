@@ -40,7 +40,7 @@ async def judged(model: str, steps: Sequence[Step], path: Path) -> Verdict:
         )
     file = path / "history.jsonl"
     history.save(file)
-    return await judge(file, timeout=10)
+    return await judge(file, limit=10)
 
 
 GOOD: dict[str, tuple[str, list[Step]]] = {
@@ -281,7 +281,7 @@ async def test_a_bad_history_is_found(name: str, tmp_path: Path) -> None:
 
 
 async def test_many_unknown_writes_are_decided(tmp_path: Path) -> None:
-    """As after a long outage: 60 increments, 12 sets and 12 pushes of unknown outcome under concurrent traffic."""
+    """As after a long outage: 48 increments, 12 sets and 12 pushes are unknown, beside others."""
     chance = random.Random(7)
     history = History()
 
@@ -310,7 +310,7 @@ async def test_many_unknown_writes_are_decided(tmp_path: Path) -> None:
     record("l", "list", "read", (), elements, 5000, known=True)
     file = tmp_path / "history.jsonl"
     history.save(file)
-    verdict = await judge(file, timeout=20)
+    verdict = await judge(file, limit=20)
     assert verdict.ok, str(verdict)
 
 

@@ -27,7 +27,7 @@ class EngineError(Exception):
 
 def encode(*args: str | bytes | int) -> bytes:
     """Return a command in RESP."""
-    return hiredis.pack_command(args)  # type: ignore[no-any-return, attr-defined]
+    return hiredis.pack_command(args)  # type: ignore[arg-type]
 
 
 class Process:
@@ -51,9 +51,9 @@ class Process:
         """The process has ended, for certain."""
         return self._exited.done()
 
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the process to end; return whether it has within ``timeout`` seconds."""
-        done, _ = await asyncio.wait([self._exited], timeout=timeout)
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the process to end; return whether it has within ``seconds``."""
+        done, _ = await asyncio.wait([self._exited], timeout=seconds)
         return bool(done)
 
     def kill(self) -> None:
@@ -100,7 +100,7 @@ class Control(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not Ellipsis:
-            if isinstance(reply, hiredis.PushNotification):  # type: ignore[attr-defined]
+            if isinstance(reply, hiredis.PushNotification):
                 if reply[0] == b"txlog-units":
                     self._on_units(reply[1:])
             elif self._waiting:

@@ -94,7 +94,7 @@ class Machine:
     engine: EngineState | None = None
     """None while no engine is connected."""
     tainted: bool = False
-    """The engine was promoted, or was about to be: it must not be fed as a follower before it has restarted."""
+    """The engine was promoted, or is about to be: it may only follow again after a restart."""
     answered_at: int = 0
     """When the engine's last answer had been asked for."""
 
@@ -524,7 +524,7 @@ class Machine:
         return now.boot - self.renewed.boot >= self.lease // 5 and self.answered_at > self.renewed.boot
 
     def _cut(self) -> Append | None:
-        """Return the next piece of the stream: up to the last unit end that fits a record, else a full one."""
+        """Return the next piece: up to the last unit end that fits a record, else a full record."""
         start = self.position.open_end
         while self.ends and self.ends[0] <= start:
             self.ends.popleft()
