@@ -27,7 +27,7 @@ class EngineError(Exception):
 
 def encode(*args: str | bytes | int) -> bytes:
     """Return a command in RESP."""
-    return hiredis.pack_command(args)  # type: ignore[arg-type]
+    return bytes(hiredis.pack_command(args))  # type: ignore[arg-type]
 
 
 class Process:

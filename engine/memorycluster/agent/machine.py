@@ -196,14 +196,13 @@ class Machine:
             )
         )
 
-    def log_next(self, sequence: int, record: Record | None) -> list[Action]:
-        """Answer to ReadNext(sequence): the record after it; None: the log ends there, or before it."""
+    def log_next(self, now: Instant, sequence: int, record: Record | None) -> list[Action]:
+        """Answer to ReadNext(sequence): the record after it; None: the log ends there."""
         if sequence != self.position.sequence or self.phase not in (Phase.LEADING, Phase.DEPOSED):
             return []
         if record is None:
-            if self.phase is Phase.LEADING:
-                return []
-            return self._freeze(f"the log refuses a record {sequence + 1} and has none there")
+            # Refused for the sake of an append that the log then lost: nobody leads, so say so.
+            return self._release(now) if self.phase is Phase.DEPOSED and self.silent else []
         try:
             position = accept(self.position, sequence + 1, record).position
         except LogCorrupt as error:
@@ -215,6 +214,10 @@ class Machine:
             if position.epoch > self.epoch
             else f"epoch {self.epoch} has been released in our name"
         )
+
+    def engine_ahead(self, offset: int, end: int) -> list[Action]:
+        """The engine has applied ``offset`` of this very log, which now ends at offset ``end``."""
+        return self._freeze(f"the log ends at offset {end}, the engine had applied {offset}")
 
     def log_too_short(self, end: int) -> list[Action]:
         """Answer to ReadNext or ReadLast: the log ends below what this agent knows to be committed."""
@@ -233,6 +236,13 @@ class Machine:
         changed = bool(reason) != bool(self.space_refused)
         self.space_refused = reason
         return [Writes(not reason, reason)] if changed and self._leads() else []
+
+    def log_full(self, reason: str) -> list[Action]:
+        """The record in flight does not fit into the log; it is tried again."""
+        if self.space_refused:
+            return []
+        self.space_refused = reason
+        return [Writes(False, reason)] if self._leads() else []
 
     # ------------------------------------------------------------------ the log, appended to
 
@@ -274,12 +284,11 @@ class Machine:
                 return self._to_following()
             case Phase.INHERITING:
                 return [ReadLast()]
-            case Phase.RELEASING:
-                return self._end_engine("somebody else has taken or released leadership", flush=False)
-            case Phase.LEADING | Phase.DRAINING:
+            case Phase.LEADING | Phase.DRAINING | Phase.RELEASING:
                 # Stop serving first, then read why.
                 self.phase = Phase.DEPOSED
-                return [Revoke(self.epoch), *self._read_next(now)]
+                revoke: list[Action] = [] if self.silent else [Revoke(self.epoch)]
+                return [*revoke, *self._read_next(now)]
         return []
 
     # ------------------------------------------------------------------ the engine
@@ -310,7 +319,6 @@ class Machine:
             return []
         self.phase = Phase.LEADING
         self.received = self.committed = self.position.unit_end
-        self.ends.clear()
         space: list[Action] = [Writes(False, self.space_refused)] if self.space_refused else []
         return [*space, *self._next_append(now)]
 
@@ -453,6 +461,7 @@ class Machine:
         self.phase = Phase.PROMOTING
         self.silent, self.deadline, self.renewed = True, 0, None
         self.drain_to, self.successor = None, ""
+        self.ends.clear()
         if self.engine is None or self.engine.offset != self.position.unit_end:
             return self._release(now)
         self.tainted = True
