@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.faults.history import History, Operation
 from tests.faults.judge import Verdict, judge
 

@@ -10,12 +10,10 @@ import (
 )
 
 func judge(p *Partition, timeout time.Duration) []Problem {
-	problems := identity(p)
-	problems = append(problems, replicas(p)...)
-	if len(problems) > 0 {
+	if problems := identity(p); len(problems) > 0 {
 		return problems // what follows assumes that values are what they seem
 	}
-	return linearizability(p, timeout)
+	return append(replicas(p), linearizability(p, timeout)...)
 }
 
 // identity: a value that was read must have been written, and an entry keeps the id that it was acknowledged with.
@@ -129,7 +127,6 @@ func neverLess(p *Partition, before, after []*Operation, message string) []Probl
 	var most *Operation
 	var mostSize int64
 	next := 0
-	var problems []Problem
 	for _, o := range after {
 		for ; next < len(ended) && ended[next].Return < o.Call; next++ {
 			if size, ok := p.Model.size(ended[next]); ok && (most == nil || size > mostSize) {
@@ -140,10 +137,10 @@ func neverLess(p *Partition, before, after []*Operation, message string) []Probl
 			continue
 		}
 		if size, ok := sizeAfter(p, o); ok && size < mostSize {
-			problems = append(problems, Problem{p.Key, "replica", message, []string{most.String(), o.String()}})
+			return []Problem{{p.Key, "replica", message, []string{most.String(), o.String()}}} // one is enough
 		}
 	}
-	return problems
+	return nil
 }
 
 func sizeAfter(p *Partition, o *Operation) (int64, bool) {
