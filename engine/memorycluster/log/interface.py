@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -27,6 +27,10 @@ class LogMissing(LogError):
     """There is no such log. A log that existed must never be made anew in its place."""
 
 
+class LogTrimmed(LogError):
+    """The message is below the trim point: it was there, and a snapshot holds what it said."""
+
+
 class LogCorrupt(LogError):
     """The log holds what no correct writer can have written, or lacks what it must hold.
 
@@ -39,6 +43,8 @@ class Entry(NamedTuple):
 
     sequence: int
     data: bytes
+    member: str = ""
+    """Name of the log's member that it was read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class Log(Protocol):
         :raises LogMissing: there is no such log.
         """
 
-    def tail(self, after: int) -> AsyncIterator[Entry | None]:
+    def tail(self, after: int) -> AsyncGenerator[Entry | None, None]:
         """Yield the messages after sequence ``after``, in order, forever; ``None`` at each arrival at the end.
 
         The end is confirmed by the log's leader (``None`` means: asked after the last entry was yielded, the
