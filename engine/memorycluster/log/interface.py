@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -95,22 +95,28 @@ class Log(Protocol):
         :raises LogMissing: there is no such log.
         """
 
-    def tail(self, after: int) -> AsyncGenerator[Entry | None, None]:
-        """Yield the messages after sequence ``after``, in order, forever; ``None`` at each arrival at the end.
+    def tail(self, after: int, *, avoid: Collection[str] = ()) -> AsyncGenerator[Entry | None, None]:
+        """Yield the messages after sequence ``after``, in order, forever; ``None`` at arrivals at the end.
 
-        The end is confirmed by the log's leader (``None`` means: asked after the last entry was yielded, the
-        leader said that there is nothing beyond it), so it also tells that the log is readable: while idle it
-        comes about every 0.25 s. Survives elections and lost connections by reading on from where it was.
+        ``None`` means: the log's leader, with a majority behind it, was asked for its end less than half a second
+        ago, and all that it had then has been yielded. So it also tells that the log is readable; while it
+        is, and the reader keeps up, ``None`` comes about every 0.25 s. It is no proof against a leader that is
+        being deposed at this moment: only an append proves where the end is.
 
-        :raises LogUnavailable: the log can't be read now; iterate again from the last entry to go on.
+        Survives elections and lost connections by reading on from where it was. While the log can't be read,
+        nothing is yielded.
+
+        :param avoid: members not to read from, because what they held was rotten (``Entry.member``).
+        :raises LogTrimmed: message ``after + 1`` has been trimmed.
         :raises LogMissing: there is no such log.
-        :raises LogCorrupt: a message that must be there is not, on every member that was asked.
+        :raises LogCorrupt: a message that must be there is not, on every member.
         """
 
     async def get(self, sequence: int) -> bytes | None:
         """Return message ``sequence`` as the log's leader has it, or None if it is beyond the end.
 
-        :raises LogUnavailable, LogMissing, LogCorrupt: as for ``tail``.
+        :raises LogUnavailable: the log does not answer within a few seconds.
+        :raises LogTrimmed, LogMissing, LogCorrupt: as for ``tail``.
         """
 
     async def end(self) -> int:
