@@ -103,6 +103,8 @@ class Machine:
     """Since when the log has been readable without news."""
     end_at: int | None = None
     """When the log's leader last confirmed that there is nothing beyond ``position``."""
+    heard_at: int | None = None
+    """When the log was last read, or its end confirmed."""
     caught_up: bool = False
     """The engine has applied the log to its end once, and so may answer reads."""
     corrupt: bool = False
@@ -142,9 +144,12 @@ class Machine:
         if read.position.sequence <= self.position.sequence:
             return []  # Known: our own claim, or the log is read again for a new engine.
         self.position = read.position
-        self.quiet_since = now.boot
+        self.quiet_since = self.heard_at = now.boot
         self.end_at = None
-        return self._clear_alarm()
+        actions = self._clear_alarm()
+        if self.position.released and self.phase is Phase.FOLLOWING:
+            actions += self._follow(now)
+        return actions
 
     def log_end(self, now: Instant, sequence: int) -> list[Action]:
         """The log's leader has confirmed that ``sequence`` is the last one."""
@@ -152,9 +157,9 @@ class Machine:
             return []
         if sequence < self.position.sequence:
             return self._freeze(f"the log ends at record {sequence}, we had seen {self.position.sequence}")
-        if self.quiet_since is None:
+        if self.heard_at is None or now.boot - self.heard_at > SECOND:
             self.quiet_since = now.boot  # Readable again: the leader gets its time to resume.
-        self.end_at = now.boot
+        self.heard_at = self.end_at = now.boot
         return self._clear_alarm() + self._follow(now)
 
     def log_unreadable(self) -> list[Action]:
@@ -407,10 +412,11 @@ class Machine:
 
     def _follow(self, now: Instant) -> list[Action]:
         """At the end of the log: let the engine serve reads, and claim if it is time to."""
-        if self.engine is None or self.tainted or self.corrupt or self.end_at is None:
+        if self.engine is None or self.tainted or self.corrupt:
             return []
-        if now.boot - self.end_at > SECOND:
-            return []  # The confirmation is stale.
+        at_end = self.end_at is not None and now.boot - self.end_at <= SECOND
+        if not at_end and not (self.caught_up and self.position.released):
+            return []  # Old news; but what a reader at the end meets is new, and a claim has its condition.
         claimable = self._claimable(now)
         if self.engine.offset < self.position.unit_end:
             return [AskEngine()] if claimable or not self.caught_up else []
@@ -448,7 +454,7 @@ class Machine:
         return quiet * 5 >= self.lease * 6
 
     def _unsettle(self) -> None:
-        self.quiet_since = self.end_at = None
+        self.quiet_since = self.end_at = self.heard_at = None
 
     def _clear_alarm(self) -> list[Action]:
         if self.corrupt:
