@@ -99,9 +99,9 @@ class Log(Protocol):
         """Yield the messages after sequence ``after``, in order, forever; ``None`` at arrivals at the end.
 
         ``None`` means: the log's leader, with a majority behind it, was asked for its end less than half a
-        second ago, and all that it had then has been yielded. So it also tells that the log is readable; while
-        it is, and the reader keeps up, ``None`` comes about every 0.25 s. It is no proof against a leader that
-        is being deposed at this moment: only an append proves where the end is.
+        second ago, and all that it had then has been yielded. So it also tells that the log is readable;
+        while it is, and the reader keeps up, ``None`` comes about every 0.25 s. It is no proof against a
+        leader that is being deposed at this moment: only an append proves where the end is.
 
         Survives elections and lost connections by reading on from where it was. While the log can't be read,
         nothing is yielded.
