@@ -23,7 +23,7 @@ return redis.call('INCR', KEYS[3])"""
 READ_BUNDLE = "return redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])"
 
 REFUSALS = frozenset(
-    {"MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "LOADING", "TXLOGFULL", "READONLY", "MASTERDOWN"}
+    ["MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "LOADING", "TXLOGFULL", "READONLY", "MASTERDOWN", "UNBLOCKED"]
 )
 """Codes of errors by which a server says that it has not run a command."""
 
@@ -40,6 +40,10 @@ class Action:
     result: Callable[[Any], Any] = lambda reply: reply
     """From the last command's reply to what the checker reads."""
     read: bool = False
+
+
+NO_NEWS = object()
+"""The result of an operation that did nothing and tells nothing."""
 
 
 class Unexpected(Exception):
@@ -76,9 +80,8 @@ def outcome(action: Action, answers: Sequence[Answer]) -> Outcome:
     if code == "EXECABORT":  # the reason was given for a queued command, or stands behind the code
         reasons = [str(reply) for reply in replies[:-1] if isinstance(reply, Exception)]
         return Outcome(refusal=reasons[0] if reasons else message)
-    if (
-        code in REFUSALS and " script: " not in message
-    ):  # a script that is stopped half way has done that half
+    half_done = " script: " in message  # a script that stops in the middle leaves what it has done
+    if code in REFUSALS and not half_done:
         return Outcome(refusal=message)
     if code == "UNCERTAIN":
         return Outcome(doubt=message)
@@ -195,6 +198,24 @@ class Repertoire:
             script: Command = ("EVAL", COMPARE_AND_SET, 1, key, old, new)
             return Action(key, "register", "cas", (old, new), (script,), bool)
         return Action(key, "register", "get", (), (("GET", key),), seen, read=True)
+
+    def swap_watched(self, key: str) -> Action:
+        """Return what follows WATCH and GET: set it, if nobody has set it since."""
+        old, new = self._last_seen.get(key, ""), self.value()
+        block: tuple[Command, ...] = (("MULTI",), ("SET", key, new), ("EXEC",))
+
+        def swapped(reply: Any) -> Any:
+            return NO_NEWS if reply is None else reply == ["OK"]
+
+        return Action(key, "register", "cas", (old, new), block, swapped)
+
+    def blocking_pop(self, key: str) -> Action:
+        """Return a pop that waits for an element."""
+
+        def popped(reply: Any) -> Any:
+            return NO_NEWS if reply is None else reply[1]
+
+        return Action(key, "list", "pop", (), (("BLPOP", key, "0.3"),), popped)
 
     def count(self, key: str, dice: float) -> Action:
         if dice < 0.5:

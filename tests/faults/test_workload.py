@@ -1,4 +1,4 @@
-"""The workload and the judge together, on one server without durability: good runs pass, bad ones are found."""
+"""The workload and the judge together, on one server without durability: good runs pass, bad don't."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Server:
     def __init__(self, binary: Path, directory: Path) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             self.address: Address = free.getsockname()
-        self.command = [binary, "--port", str(self.address[1]), "--save", "", "--dir", directory]
+        self.command = [str(binary), "--port", str(self.address[1]), "--save", "", "--dir", str(directory)]
         self.log = (directory / "log").open("ab")
         self.start()
 
@@ -40,11 +40,12 @@ class Server:
 async def binary() -> Path:
     if given := os.environ.get("MEMORYCLUSTER_TEST_SERVER"):
         return Path(given)
-    return await build(print, variant=Variant.STOCK) / "valkey-server"
+    directory: Path = await build(print, variant=Variant.STOCK)
+    return directory / "valkey-server"
 
 
 @pytest.fixture
-async def server(binary: Path, tmp_path: Path) -> Iterator[Server]:
+async def server(binary: Path, tmp_path: Path) -> AsyncIterator[Server]:
     server = Server(binary, tmp_path)
     async with asyncio.timeout(10):
         while True:

@@ -7,12 +7,13 @@ import random
 from binascii import crc_hqx
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
+from typing import NamedTuple
 
 from tests.faults.history import History, Operation, now
-from tests.faults.operations import Action, Outcome, Repertoire, Unexpected, outcome
-from tests.faults.resp import Address, Connection, NotSent
+from tests.faults.operations import NO_NEWS, Action, Outcome, Repertoire, Unexpected, outcome
+from tests.faults.resp import LOST, Address, Command, Connection, NotSent
 
 SLOTS = 16384
 
@@ -79,12 +80,19 @@ class Served:
     epoch: int | None
 
 
+class Write(NamedTuple):
+    """An acknowledged write."""
+
+    shard: int
+    called: int
+    returned: int
+
+
 @dataclass(slots=True)
 class Tally:
     """What happened, beside the history."""
 
-    writes: list[tuple[int, int]] = field(default_factory=list)
-    """(called, returned) of each acknowledged write."""
+    writes: list[Write] = field(default_factory=list)
     refusals: Counter[str] = field(default_factory=Counter)
     """By the first word of the error."""
     samples: dict[str, str] = field(default_factory=dict)
@@ -95,10 +103,11 @@ class Tally:
     unexpected: list[str] = field(default_factory=list)
     served: list[Served] = field(default_factory=list)
 
-    def note(self, action: Action, what: Outcome, called: int, at: int) -> None:
+    def note(self, action: Action, what: Outcome, write: Write) -> None:
+        at = write.returned
         if what.done:
             if not action.read:
-                self.writes.append((called, at))
+                self.writes.append(write)
         elif what.refusal:
             code = what.refusal.split(" ", 1)[0]
             self.refusals[code] += 1
@@ -109,7 +118,7 @@ class Tally:
 
     def longest_pause(self, since: int, until: int) -> float:
         """Return the longest time, in seconds, in which no write was acknowledged between two moments."""
-        times = sorted(at for _, at in self.writes if since <= at <= until)
+        times = sorted(write.returned for write in self.writes if since <= write.returned <= until)
         edges = [since, *times, until]
         return max(b - a for a, b in pairwise(edges)) / 1e9
 
@@ -155,6 +164,8 @@ class Workload:
         """Start clients, a reader and a probe of every node."""
         for size in self._sizes:
             self._tasks.append(asyncio.create_task(self._client(next(self._numbers), size)))
+        self._tasks.append(asyncio.create_task(self._watcher(next(self._numbers))))
+        self._tasks.append(asyncio.create_task(self._waiter(next(self._numbers))))
         for index, shard in enumerate(self.router.shards):
             for node in shard.nodes:
                 self._tasks.append(asyncio.create_task(self._reader(next(self._numbers), shard, node)))
@@ -178,14 +189,55 @@ class Workload:
         try:
             async with asyncio.timeout(seconds):
                 for action in pending:
-                    while not await self._attempt(client, connections, [action], patience=5.0):
-                        await asyncio.sleep(0.05)
+                    await self._until_served(client, connections, action)
         except TimeoutError as error:
             message = f"{action.key} could not be read for {seconds} s: {self.tally.samples}"
             raise TimeoutError(message) from error
         finally:
             for connection in connections.values():
                 connection.close()
+
+    def unserved(self, since: int) -> set[int]:
+        """Return the shards that have acknowledged no write that was sent after a moment."""
+        served = {write.shard for write in self.tally.writes if write.called > since}
+        return set(range(len(self.router.shards))) - served
+
+    async def compare_replicas(self, *, seconds: float) -> list[str]:
+        """Read every key from every node, until all show the same; call it once nobody writes any more.
+
+        Returns what still differs after `seconds`.
+        """
+        problems: list[str] = []
+        for shard in self.router.shards:
+            actions = [a for a in self.repertoire.final_reads() if self.router.shard(a.key) is shard]
+            reads = [self.repertoire.read_bundle(a.key, 0.5) if a.model == "bundle" else a for a in actions]
+            commands = [command for action in reads for command in action.commands]
+            differing = ["nothing was read"]
+            try:
+                async with asyncio.timeout(seconds):
+                    while differing := await self._differing(shard, commands):
+                        await asyncio.sleep(0.1)
+            except TimeoutError:
+                problems += [f"after {seconds} s: {line}" for line in differing[:3]]
+        return problems
+
+    async def _differing(self, shard: Shard, commands: Sequence[Command]) -> list[str]:
+        replies: list[list[object]] = []
+        for node in shard.nodes:
+            try:
+                connection = await Connection.open(node)
+            except NotSent as error:
+                return [str(error)]
+            answers = await connection.call([("READONLY",), *commands], seconds=10)
+            connection.close()
+            replies.append([answer.value for answer in answers[1:]])
+        different = []
+        for command, *values in zip(commands, *replies, strict=True):
+            if any(isinstance(v, Exception) or v is LOST or str(v) != str(values[0]) for v in values):
+                each = zip(shard.nodes, values, strict=True)
+                shown = ", ".join(f"{node[1]} shows {str(v)[-200:]}" for node, v in each)
+                different.append(f"{command}: {shown}")
+        return different
 
     async def _until_served(
         self, client: int, connections: dict[Address, Connection], action: Action
@@ -222,12 +274,20 @@ class Workload:
         shard = self.router.shard(actions[0].key)
         node = shard.primary
         try:
-            if node not in connections or not connections[node].open_now:
-                connections[node] = await Connection.open(node)
-            outcomes = await self._send(client, connections[node], actions, patience=patience)
+            connection = await self._connected(connections, node)
+            outcomes = await self._send(client, connection, actions, patience=patience)
         except NotSent:
             self.router.unreachable(shard, node)
             return False
+        return self._learn(shard, node, outcomes)
+
+    async def _connected(self, connections: dict[Address, Connection], node: Address) -> Connection:
+        if node not in connections or not connections[node].open_now:
+            connections[node] = await Connection.open(node)
+        return connections[node]
+
+    def _learn(self, shard: Shard, node: Address, outcomes: Sequence[Outcome]) -> bool:
+        """Look elsewhere for the primary if it is not this one; return whether it served all."""
         refusals = [what.refusal for what in outcomes if what.refusal]
         if refusals:
             self.router.refused(shard, node, refusals[-1])
@@ -249,6 +309,7 @@ class Workload:
         commands = [command for action in actions for command in action.commands]
         called = now()
         answers = await connection.call(commands, seconds=patience)
+        index = self.router.shards.index(self.router.shard(actions[0].key))
         outcomes: list[Outcome] = []
         for action in actions:
             mine, answers = answers[: len(action.commands)], answers[len(action.commands) :]
@@ -259,8 +320,8 @@ class Workload:
                 what = Outcome(doubt="unexpected error")
             outcomes.append(what)
             if not aside:
-                self.tally.note(action, what, called, mine[-1].at)
-            if what.refusal:
+                self.tally.note(action, what, Write(index, called, mine[-1].at))
+            if what.refusal or what.result is NO_NEWS:
                 continue
             self.history.record(
                 Operation(
@@ -278,6 +339,41 @@ class Workload:
                 )
             )
         return outcomes
+
+    # ---- what takes more than one round trip, or waits
+
+    async def _watcher(self, client: int) -> None:
+        """Compare and set by WATCH."""
+        connections: dict[Address, Connection] = {}
+        while not self._stopping.is_set():
+            await asyncio.sleep(self.chance.expovariate(1 / (self.pause * 2)))
+            key = self.repertoire.keys["swap"].pick(self.chance)
+            read = self.repertoire.swap(key, 1.0)
+            watch = replace(read, commands=(("WATCH", key), *read.commands))
+            shard = self.router.shard(key)
+            node = shard.primary
+            try:
+                connection = await self._connected(connections, node)  # one for both: it holds the watch
+                outcomes = await self._send(client, connection, [watch], patience=1.0)
+                if self._learn(shard, node, outcomes):
+                    outcomes = await self._send(
+                        client, connection, [self.repertoire.swap_watched(key)], patience=3.0
+                    )
+                    self._learn(shard, node, outcomes)
+            except NotSent:
+                self.router.unreachable(shard, node)
+        for connection in connections.values():
+            connection.close()
+
+    async def _waiter(self, client: int) -> None:
+        """Pop from lists by BLPOP."""
+        connections: dict[Address, Connection] = {}
+        while not self._stopping.is_set():
+            await asyncio.sleep(self.chance.expovariate(1 / (self.pause * 8)))
+            action = self.repertoire.blocking_pop(self.repertoire.keys["list"].pick(self.chance))
+            await self._attempt(client, connections, [action], patience=2.0)
+        for connection in connections.values():
+            connection.close()
 
     # ---- every node, all the time
 

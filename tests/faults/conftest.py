@@ -1,0 +1,49 @@
+"""Clusters that tests share: faults are done to them one after the other, so each must leave them whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.faults.cluster import Cluster
+
+
+def base_port() -> int:
+    """Return where this run's ports begin; runs beside each other rarely meet."""
+    given = os.environ.get("MEMORYCLUSTER_TEST_FAULTS_PORT")
+    return int(given) if given else random.randrange(24000, 25900, 50)
+
+
+async def running(name: str, **given: object) -> AsyncIterator[Cluster]:
+    directory = Path(tempfile.mkdtemp(prefix=f"mc-{name}-"))
+    cluster = Cluster(directory, base_port=base_port(), **given)  # type: ignore[arg-type]
+    try:
+        await cluster.start()
+        await cluster.whole()
+        yield cluster
+    except BaseException:
+        print(f"the cluster's files stay in {directory}")
+        raise
+    finally:
+        if cluster.processes():
+            await cluster.stop()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+async def cluster() -> AsyncIterator[Cluster]:
+    """One shard, three nodes."""
+    async for each in running("f1"):
+        yield each
+
+
+@pytest.fixture(scope="module")
+async def two_shards() -> AsyncIterator[Cluster]:
+    """Two shards of two nodes each."""
+    async for each in running("f2", shards=2, replicas=1):
+        yield each
