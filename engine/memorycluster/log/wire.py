@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from memorycluster.log.interface import LogUnavailable
+from memorycluster.log.interface import LogMissing, LogUnavailable
 
 API = "$JS.API"
 """Prefix of the subjects of the JetStream API."""
@@ -34,6 +34,10 @@ PING_TIMEOUT = 1.0
 """Seconds between pings, and for their answer: together the time in which a stopped server is noticed."""
 
 NO_RESPONDERS = "503"
+"""Status of the answer that comes when nobody listens to a subject."""
+
+NO_STREAM = 10059
+"""Error code: there is no such stream."""
 
 
 class Wire:
@@ -208,6 +212,12 @@ class Wire:
                 await self._client.close()
         if self._pinger is not None:
             await self._pinger
+
+
+def failure(stream: str, error: dict[str, Any]) -> LogMissing | LogUnavailable:
+    """Return what the ``error`` in an answer means for the log ``stream``."""
+    text = f"log {stream}: {error.get('description')}"
+    return LogMissing(text) if error.get("err_code") == NO_STREAM else LogUnavailable(text)
 
 
 def _expire(future: asyncio.Future[Msg], subject: str) -> None:
