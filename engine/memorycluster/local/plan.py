@@ -12,14 +12,9 @@ from memorycluster.local.ports import HOST, allocate, free_base, log_ports, node
 from memorycluster.local.state import ShardState, State
 
 
-def node_names(manifest: Manifest) -> list[str]:
+def node_names(cluster: str, shards: int, nodes_per_shard: int) -> list[str]:
     """Return the names of the nodes, by shard and index."""
-    spec = manifest.spec
-    return [
-        f"{manifest.metadata.name}-{shard}-{index}"
-        for shard in range(spec.shards)
-        for index in range(spec.nodes_per_shard)
-    ]
+    return [f"{cluster}-{shard}-{index}" for shard in range(shards) for index in range(nodes_per_shard)]
 
 
 def stream_name(cluster: str, shard: int) -> str:
@@ -42,46 +37,56 @@ def plan_state(
     :param base_port: first port to use; None: what ``old`` has, or a free block.
     :raises UserError: the data directory is another cluster's, or the manifest changes what can't be.
     """
-    name = manifest.metadata.name
-    wanted = list(manifest.spec.zones)
+    name, spec = manifest.metadata.name, manifest.spec
+    wanted = list(spec.zones)
     if zones is None and old is not None:
         zones = old.zones_used
     if zones is not None:
         if zones > len(wanted):
             raise UserError(f"--zones {zones}: spec.zones names only {len(wanted)}; name {zones} there")
         wanted = wanted[:zones]
+    names = port_names(node_names(name, spec.shards, spec.nodes_per_shard), wanted)
     if old is None:
-        names = port_names(node_names(manifest), wanted)
         base = base_port if base_port is not None else find_base(len(names))
         return State(
             cluster=name,
             zones=wanted,
             zones_used=zones,
-            shards=[ShardState() for _ in range(manifest.spec.shards)],
+            shards=[ShardState() for _ in range(spec.shards)],
+            nodes_per_shard=spec.nodes_per_shard,
+            max_bytes=spec.log.max_bytes,
             base_port=base,
             ports=allocate(names, base, {}),
         )
     if old.cluster != name:
         raise UserError(f"{root}: holds the cluster {old.cluster}, not {name}; choose another --data-dir")
     if wanted != old.zones:
-        raise UserError(
-            f"spec.zones: the cluster was made with {', '.join(old.zones)}; zones can't be changed yet: "
-            "put them back, or start anew in another --data-dir"
-        )
-    if manifest.spec.shards != len(old.shards):
-        raise UserError(
-            f"spec.shards: the cluster was made with {len(old.shards)}; this can't be changed yet: "
-            "put it back, or start anew in another --data-dir"
-        )
-    names = port_names(node_names(manifest), wanted)
+        raise _fixed("spec.zones", ", ".join(old.zones))
+    if spec.shards != len(old.shards):
+        raise _fixed("spec.shards", str(len(old.shards)))
+    if spec.log.max_bytes != old.max_bytes:
+        raise _fixed("spec.log.maxBytes", f"{old.max_bytes >> 20}Mi")
     moved = base_port is not None and base_port != old.base_port
     base = base_port if base_port is not None else old.base_port
     ports = allocate(names, base, {} if moved else old.ports)
-    return old.model_copy(update={"base_port": base, "ports": ports if moved else old.ports | ports})
+    return old.model_copy(
+        update={
+            "nodes_per_shard": spec.nodes_per_shard,
+            "base_port": base,
+            "ports": ports if moved else old.ports | ports,
+        }
+    )
 
 
-def plan_topology(manifest: Manifest, state: State) -> Topology:
-    """Return the topology of ``manifest`` in the data directory that remembers ``state``."""
+def _fixed(field: str, value: str) -> UserError:
+    return UserError(
+        f"{field}: the cluster was made with {value}; this can't be changed yet: "
+        "put it back, or start anew in another --data-dir"
+    )
+
+
+def plan_topology(state: State) -> Topology:
+    """Return the topology of the cluster that is remembered as ``state``."""
 
     def address(node: str) -> Address:
         clients, bus, _ = node_ports(node)
@@ -90,16 +95,17 @@ def plan_topology(manifest: Manifest, state: State) -> Topology:
     return build_topology(
         state.cluster,
         str(state.uid),
-        shards=manifest.spec.shards,
-        nodes_per_shard=manifest.spec.nodes_per_shard,
+        shards=len(state.shards),
+        nodes_per_shard=state.nodes_per_shard,
         zones=state.zones,
         address=address,
     )
 
 
-def ports_in_use(manifest: Manifest, state: State) -> dict[str, int]:
-    """Return the ports that a run of ``manifest`` listens at, by name."""
-    return {name: state.ports[name] for name in port_names(node_names(manifest), state.zones)}
+def ports_in_use(state: State) -> dict[str, int]:
+    """Return the ports that a run listens at, by name."""
+    nodes = node_names(state.cluster, len(state.shards), state.nodes_per_shard)
+    return {name: state.ports[name] for name in port_names(nodes, state.zones)}
 
 
 def log_port_numbers(state: State, zone: str) -> tuple[int, int, int]:

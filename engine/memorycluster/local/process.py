@@ -100,8 +100,8 @@ class Process:
         await self._spawn()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
-    async def stop(self, patience: float) -> None:
-        """Ask it to end, by SIGTERM, and end it by SIGKILL after ``patience`` seconds."""
+    async def retire(self) -> None:
+        """Let it run, but don't start it again."""
         self._wanted = False
         keeper, self._keeper = self._keeper, None
         if keeper:
@@ -109,6 +109,10 @@ class Process:
                 keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
+
+    async def stop(self, patience: float) -> None:
+        """Ask it to end, by SIGTERM, and end it by SIGKILL after ``patience`` seconds."""
+        await self.retire()
         process = self._process
         if process is None or process.returncode is not None:
             return

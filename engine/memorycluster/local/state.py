@@ -45,6 +45,10 @@ class State(_Model):
     zones_used: int | None = None
     """With how many of the manifest's zones the cluster was made; None: with all."""
     shards: list[ShardState]
+    nodes_per_shard: int
+    """As of the last run."""
+    max_bytes: int
+    """Of each shard's log, as it was made."""
     base_port: int
     ports: dict[str, int]
 

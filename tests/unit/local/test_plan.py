@@ -31,8 +31,8 @@ def plan(
 def test_no_port_is_used_twice_and_clients_come_first(shards: int, replicas: int, zones: int) -> None:
     wanted = manifest(shards=shards, replicasPerShard=replicas)
     state = plan(wanted, zones=zones)
-    ports = ports_in_use(wanted, state)
-    nodes = plan_topology(wanted, state).nodes
+    ports = ports_in_use(state)
+    nodes = plan_topology(state).nodes
     assert len(set(ports.values())) == len(ports) == 3 * (len(nodes) + zones)
     assert [node.port for node in nodes] == list(range(7000, 7000 + len(nodes)))
     assert set(ports.values()) == set(range(7000, 7000 + len(ports)))
@@ -51,8 +51,8 @@ def test_more_replicas_leave_every_port_as_it_was() -> None:
     assert before.ports.items() < after.ports.items()
     assert after.uid == before.uid
     assert after.shards == before.shards
-    nodes = plan_topology(manifest(replicasPerShard=3), after).nodes
-    assert plan_topology(manifest(replicasPerShard=1), before).nodes == nodes[:2]
+    nodes = plan_topology(after).nodes
+    assert plan_topology(before).nodes == nodes[:2]
     assert len({node.port for node in nodes}) == 4
 
 
@@ -60,7 +60,7 @@ def test_fewer_replicas_keep_their_ports_for_later() -> None:
     before = plan(manifest(replicasPerShard=2))
     after = plan(manifest(replicasPerShard=0), before, base_port=None)
     assert after.ports == before.ports
-    assert len(ports_in_use(manifest(replicasPerShard=0), after)) == 3 + 9
+    assert len(ports_in_use(after)) == 3 + 9
 
 
 def test_another_base_port_moves_all() -> None:
@@ -80,6 +80,12 @@ def test_zones_flag_is_remembered() -> None:
     [
         (manifest("one"), manifest("two"), None, "/data: holds the cluster one, not two"),
         (manifest(shards=1), manifest(shards=2), None, "spec.shards: the cluster was made with 1"),
+        (
+            manifest(),
+            manifest(log={"maxBytes": "1Gi"}),
+            None,
+            "spec.log.maxBytes: the cluster was made with 4096Mi",
+        ),
         (
             manifest(),
             manifest(zones=["a", "b", "c"]),
@@ -125,7 +131,7 @@ def test_a_free_block_is_free() -> None:
 
 def test_every_file_has_its_own_place_and_sockets_are_short() -> None:
     wanted = manifest(shards=12, replicasPerShard=5)
-    topology = plan_topology(wanted, plan(wanted))
+    topology = plan_topology(plan(wanted))
     layout = Layout(ROOT)
     paths = [layout.state, layout.secrets, layout.lock, layout.status, layout.output]
     for zone in ("zone-a", "zone-b", "zone-c"):

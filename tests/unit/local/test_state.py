@@ -30,7 +30,15 @@ with DataDirectory(Layout(Path(sys.argv[1]))):
 
 
 def state() -> State:
-    return State(cluster="demo", zones=["a"], shards=[ShardState()], base_port=7000, ports={"x": 7000})
+    return State(
+        cluster="demo",
+        zones=["a"],
+        shards=[ShardState()],
+        nodes_per_shard=1,
+        max_bytes=1,
+        base_port=7000,
+        ports={"x": 7000},
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,345 @@
+"""Runs a cluster on this machine: log servers, then engines and agents, kept running until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+from memorycluster.agent.config import AgentConfig
+from memorycluster.api.manifest import Manifest
+from memorycluster.api.status import MemoryClusterStatus
+from memorycluster.api.topology import Node
+from memorycluster.api.units import format_bytes
+from memorycluster.local.errors import UserError
+from memorycluster.local.observe import load_status, observe
+from memorycluster.local.plan import follow_port, log_port_numbers, plan_topology, stream_name
+from memorycluster.local.ports import HOST
+from memorycluster.local.process import Process, bound_output
+from memorycluster.local.report import Reporter
+from memorycluster.local.state import DataDirectory, State, write_durably
+from memorycluster.log.interface import LogError, LogUnavailable
+from memorycluster.log.server import Server, ServerUnfit, server_conf
+from memorycluster.log.service import LogService
+
+LOG_SERVER_RESTART = 0.5
+"""Seconds before a log server is started again."""
+AGENT_PATIENCE = 12.0
+"""Seconds for an agent to give leadership away and end."""
+ENGINE_PATIENCE = 3.0
+LOG_SERVER_PATIENCE = 10.0
+LOG_SERVERS_WITHIN = 20.0
+"""Seconds for all log servers to answer; then a majority has to do."""
+WATCH_EVERY = 1.0
+START_WATCH_EVERY = 0.1
+REDUNDANT_WITHIN = 5.0
+"""Seconds that a start waits for replicas once every shard serves."""
+
+
+def log_server_name(zone: str) -> str:
+    """Return the name of the log server in ``zone``."""
+    return f"log-{zone}"
+
+
+class Supervisor:
+    """The processes of one cluster."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        directory: DataDirectory,
+        state: State,
+        *,
+        engine: Path,
+        log_program: Path,
+        reporter: Reporter,
+    ) -> None:
+        """``engine`` is the directory of the engine's programs, ``log_program`` the log server's program."""
+        self._manifest = manifest
+        self._directory = directory
+        self._layout = directory.layout
+        self._state = state
+        self._secrets = directory.secrets()
+        self._engine = engine
+        self._log_program = log_program
+        self._reporter = reporter
+        self._topology = plan_topology(state)
+        self._servers = [
+            Server(log_server_name(zone), zone, HOST, *log_port_numbers(state, zone)) for zone in state.zones
+        ]
+        self._log_servers: dict[str, Process] = {}
+        self._engines: list[Process] = []
+        self._agents: list[Process] = []
+        self._healing = asyncio.Lock()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start everything, keep it running until ``stop`` is set, and end it in order.
+
+        :raises UserError: it can't be started as it is.
+        """
+        try:
+            if await _unless(stop, self._start()):
+                await _unless(stop, self._watch())
+            self._reporter.progress("stopping")
+        finally:
+            await self._stop()
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for process in self._processes():
+            process.kill()
+
+    async def restart_wiped(self, member: str) -> None:
+        """Stop the log server ``member``, remove its data, start it again: its peers give it a good copy."""
+        async with self._healing:
+            process = self._log_servers[member]
+            zone = next(server.zone for server in self._servers if server.name == member)
+            await process.stop(LOG_SERVER_PATIENCE)
+            store = self._layout.log_server(zone).store
+            if store.exists():
+                aside = store.with_name("store.wiped")
+                shutil.rmtree(aside, ignore_errors=True)
+                store.rename(aside)
+                await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+            await process.start()
+
+    async def _start(self) -> None:
+        self._make_directories()
+        self._reporter.progress("starting the log")
+        self._log_servers = {server.name: self._log_server(server) for server in self._servers}
+        await _all(process.start() for process in self._log_servers.values())
+        async with self._log_service() as service:
+            await self._log_servers_answer(service)
+            self._reporter.progress("waiting for the log to elect its leader")
+            await _all(self._settle_log(service, index) for index in range(len(self._state.shards)))
+        self._reporter.progress("starting the engines and their agents")
+        self._engines = [self._engine_process(node) for node in self._topology.nodes]
+        self._agents = [self._agent_process(node) for node in self._topology.nodes]
+        await _all(process.start() for process in (*self._engines, *self._agents))
+        self._reporter.ready(await self._serving(), self._engine)
+
+    async def _stop(self) -> None:
+        for engine in self._engines:
+            await engine.retire()  # agents end theirs when they give leadership away
+        await _all(agent.stop(AGENT_PATIENCE) for agent in self._agents)
+        await _all(engine.stop(ENGINE_PATIENCE) for engine in self._engines)
+        await _all(server.stop(LOG_SERVER_PATIENCE) for server in self._log_servers.values())
+
+    def _processes(self) -> list[Process]:
+        return [*self._agents, *self._engines, *self._log_servers.values()]
+
+    def _make_directories(self) -> None:
+        directories = [self._layout.sockets]
+        directories += [self._layout.log_server(zone).directory for zone in self._state.zones]
+        directories += [self._layout.node(node).directory for node in self._topology.nodes]
+        for directory in directories:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        need = len(self._servers) * len(self._state.shards) * self._manifest.spec.log.max_bytes
+        free = shutil.disk_usage(self._layout.root).free
+        if free < need:
+            self._reporter.note(
+                f"the disk of {self._layout.root} has {format_bytes(free)} free, "
+                f"the log may grow to {format_bytes(need)}: lower spec.log.maxBytes or make room"
+            )
+
+    # The log
+
+    def _log_server(self, server: Server) -> Process:
+        files = self._layout.log_server(server.zone)
+        conf = server_conf(
+            server,
+            self._servers,
+            cluster=self._state.cluster,
+            data_dir=files.store,
+            user=self._secrets.log_user,
+            password=self._secrets.log_password.get_secret_value(),
+            max_file_store=len(self._state.shards) * self._manifest.spec.log.max_bytes + (1 << 30),
+        )
+
+        def prepare() -> list[str]:
+            _write_private(files.conf, conf)
+            return [str(self._log_program), "-c", str(files.conf)]
+
+        return Process(
+            f"log server {server.name}",
+            prepare,
+            files.output,
+            self._reporter.note,
+            delay=LOG_SERVER_RESTART,
+        )
+
+    def _log_service(self) -> LogService:
+        return LogService(
+            self._servers,
+            user=self._secrets.log_user,
+            password=self._secrets.log_password.get_secret_value(),
+        )
+
+    async def _log_servers_answer(self, service: LogService) -> None:
+        deadline = asyncio.get_running_loop().time() + LOG_SERVERS_WITHIN
+        while True:
+            try:
+                return await service.assert_safe()
+            except ServerUnfit as error:
+                raise UserError(str(error)) from error
+            except LogUnavailable as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    return self._reporter.note(f"going on without all log servers: {error}")
+                await asyncio.sleep(0.05)
+
+    async def _settle_log(self, service: LogService, shard: int) -> None:
+        """Make the shard's log, once; from then on it must be there."""
+        wanted = self._state.shards[shard]
+        stream = stream_name(self._state.cluster, shard)
+        while True:
+            try:
+                if wanted.created:
+                    await service.verify(stream, wanted.generation)
+                else:
+                    await service.create(
+                        stream, wanted.generation, max_bytes=self._manifest.spec.log.max_bytes
+                    )
+                    wanted.created = True
+                    self._directory.save(self._state)
+                return
+            except LogUnavailable as error:
+                self._reporter.progress(f"waiting for the log of shard {shard}: {error}")
+                await asyncio.sleep(0.2)
+            except LogError as error:
+                raise UserError(
+                    f"the log of shard {shard} is not the one this cluster was made with: {error}; "
+                    f"restore {self._layout.root / 'log'} from a copy (nothing was changed)"
+                ) from error
+
+    # The nodes
+
+    def _engine_process(self, node: Node) -> Process:
+        files = self._layout.node(node)
+
+        def prepare() -> list[str]:
+            return []
+
+        return Process(f"engine {node.name}", prepare, files.engine_output, self._reporter.note)
+
+    def _agent_process(self, node: Node) -> Process:
+        files = self._layout.node(node)
+        conf = json.dumps(self._agent_config(node), indent=2)
+
+        def prepare() -> list[str]:
+            _write_private(files.agent_conf, conf)
+            return [sys.executable, "-P", "-m", "memorycluster.agent", "--config", str(files.agent_conf)]
+
+        return Process(f"agent {node.name}", prepare, files.agent_output, self._reporter.note)
+
+    def _agent_config(self, node: Node) -> dict[str, Any]:
+        files = self._layout.node(node)
+        shard = self._topology.shards[node.shard]
+        near_first = sorted(self._servers, key=lambda server: server.zone != node.zone)
+        fields: dict[str, Any] = {
+            "cluster": self._state.cluster,
+            "shard": node.shard,
+            "node": node.name,
+            "node_id": node.id,
+            "zone": node.zone,
+            "generation": str(self._state.shards[node.shard].generation),
+            "stream": stream_name(self._state.cluster, node.shard),
+            "log_servers": [server.url for server in near_first],
+            "log_user": self._secrets.log_user,
+            "log_password": self._secrets.log_password.get_secret_value(),
+            "engine_socket": str(files.engine_socket),
+            "api_socket": str(files.agent_socket),
+            "follow_port": follow_port(self._state, node.name),
+            "user": self._secrets.agent_user,
+            "password": self._secrets.agent_password.get_secret_value(),
+            "lease": self._manifest.spec.failover.lease,
+            "slots": [list(each) for each in shard.slots],
+        }
+        AgentConfig.model_validate(fields)
+        return fields
+
+    # Watching
+
+    async def _observe(self, before: MemoryClusterStatus | None) -> MemoryClusterStatus:
+        generation = self._manifest.metadata.generation
+        status = await observe(self._topology, self._layout, generation=generation, before=before)
+        if before is None or status.conditions != before.conditions or status.phase != before.phase:
+            text = status.model_dump_json(by_alias=True, indent=2) + "\n"
+            await asyncio.to_thread(write_durably, self._layout.status, text)
+        return status
+
+    async def _serving(self) -> MemoryClusterStatus:
+        """Return the status once every shard serves, and every part does or has had its time."""
+        self._layout.status.unlink(missing_ok=True)
+        status = await self._observe(None)
+        patience: float | None = None
+        loop = asyncio.get_running_loop()
+        while True:
+            conditions = {each.type: each for each in status.conditions}
+            if conditions["Ready"].status == "True":
+                patience = loop.time() + REDUNDANT_WITHIN if patience is None else patience
+                if conditions["Redundant"].status == "True" or loop.time() > patience:
+                    return status
+                self._reporter.progress("waiting for the replicas")
+            else:
+                self._reporter.progress(conditions["Ready"].message)
+            await asyncio.sleep(START_WATCH_EVERY)
+            status = await self._observe(status)
+
+    async def _watch(self) -> None:
+        before = load_status(self._layout)
+        while True:
+            status = await self._observe(before)
+            for line in changes(before, status):
+                self._reporter.note(line)
+            before = status
+            for output in (self._layout.output, *(process.output for process in self._processes())):
+                bound_output(output)
+            await asyncio.sleep(WATCH_EVERY)
+
+
+def changes(before: MemoryClusterStatus | None, after: MemoryClusterStatus) -> list[str]:
+    """Return what somebody who watches wants to be told."""
+    lines = []
+    led = {shard.index: shard.primary for shard in before.shards} if before else {}
+    for shard in after.shards:
+        if shard.index in led and shard.primary != led[shard.index]:
+            who = (
+                f"{shard.primary} is primary (epoch {shard.epoch})" if shard.primary else "no primary serves"
+            )
+            lines.append(f"shard {shard.index}: {who}")
+    return lines
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do ``work`` until it is done or ``stop`` is set; return whether it is done."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        return False
+    working.result()
+    return True
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of ``work`` at the same time; the first failure cancels the rest and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
