@@ -53,7 +53,6 @@ class Engine:
     control: Control
     process: Process
     version: int
-    stream: Stream | None = None
 
 
 class Agent:
@@ -69,6 +68,8 @@ class Agent:
         self._nonce = secrets.randbits(64)
         self._replication_id = replication_id(config.generation)
         self._engine: Engine | None = None
+        self._stream: Stream | None = None
+        """Of the newest engine that was promoted; what it holds can be appended even after the engine's death."""
         self._ending: asyncio.Task[None] | None = None
         self._ask = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
@@ -122,10 +123,10 @@ class Agent:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Append():
-                self._spawn(self._append(action))
+                self._spawn(self._append(self._record(action), action))
             case Commit(offset):
-                if self._engine and self._engine.stream:
-                    self._engine.stream.commit(offset)
+                if self._stream:
+                    self._stream.commit(offset)
             case Lease(epoch, deadline):
                 self._tell("TXLOG", "LEASE", epoch, deadline)
             case Revoke(epoch):
@@ -149,17 +150,14 @@ class Agent:
 
     # ------------------------------------------------------------------ the log
 
-    async def _append(self, append: Append) -> None:
-        position = self.machine.position
-        stream = self._engine.stream if self._engine else None
+    def _record(self, append: Append) -> Record:
         if append.kind is Kind.DATA:
-            if stream is None:
-                return  # The engine is gone, and with it what would have been appended.
-            payload = stream.read(append.start, append.end)
+            assert self._stream
+            payload = self._stream.read(append.start, append.end)
         else:
             payload = append.text.encode()
-        crc = position.open_crc if append.crc is None else append.crc
-        record = Record(
+        crc = self.machine.position.open_crc if append.crc is None else append.crc
+        return Record(
             kind=append.kind,
             generation=self.config.generation,
             epoch=append.epoch,
@@ -171,6 +169,8 @@ class Agent:
             flags=append.flags,
             engine_version=self._engine.version if self._engine else 0,
         )
+
+    async def _append(self, record: Record, append: Append) -> None:
         data = record.encode()
         self.machine.append_sent(clock.now())
         while True:
@@ -186,8 +186,8 @@ class Agent:
             except LogError as error:
                 logger.error("record %d: %s", record.sequence, error)
             await asyncio.sleep(0.2)
-        if stream and append.kind is Kind.DATA:
-            stream.forget(append.end)
+        if self._stream and append.kind is Kind.DATA:
+            self._stream.forget(append.end)
         self._do(self.machine.append_done(clock.now(), record))
 
     async def _tick(self) -> None:
@@ -235,10 +235,6 @@ class Agent:
     def on_end(self, sequence: int) -> None:  # noqa: D102
         self._do(self.machine.log_end(clock.now(), sequence))
 
-    def on_unreadable(self, reason: str) -> None:  # noqa: D102
-        logger.warning("can't read the log: %s", reason)
-        self._do(self.machine.log_unreadable())
-
     def on_corrupt(self, reason: str) -> None:  # noqa: D102
         self._do(self.machine.log_corrupt(reason))
 
@@ -272,14 +268,12 @@ class Agent:
             finally:
                 asking.cancel()
                 control.close()
-                if engine.stream:
-                    engine.stream.close()
 
     async def _engine_gone(self, engine: Engine) -> None:
         """The control channel has closed: find out whether the process has ended, or make it so."""
         self._engine = None
-        if engine.stream:
-            engine.stream.close()
+        if self._stream:
+            self._stream.close()
         if not await engine.process.wait(0.02):
             self._engine = engine  # So that it can be ended.
             self._do(self.machine.engine_lost(clock.now()))
@@ -302,8 +296,8 @@ class Agent:
             except EngineError:
                 return
             if self._engine and self._engine.control is control:
-                if self._engine.stream:
-                    self._engine.stream.commit(self.machine.committed)
+                if self._stream:
+                    self._stream.commit(self.machine.committed)
                 self._do(self.machine.engine_answered(clock.now(), asked.boot, state))
             if self._ask.is_set():
                 await asyncio.sleep(0.002)  # It still applies what it was fed.
@@ -344,7 +338,7 @@ class Agent:
             await engine.control.command(
                 "TXLOG", "PROMOTE", epoch, offset, self.config.config_epoch(epoch), *slots
             )
-            engine.stream = await Stream.attach(
+            self._stream = stream = await Stream.attach(
                 self.config.engine_socket,
                 self.config.user,
                 self.config.password.get_secret_value(),
@@ -356,9 +350,9 @@ class Agent:
         except (OSError, EngineError) as error:
             self._do(self.machine.engine_failed(clock.now(), str(error)))
             return
-        engine.stream.closed.add_done_callback(lambda _: engine.control.close())
+        stream.closed.add_done_callback(lambda _: engine.control.close())
         self._do(self.machine.engine_promoted(clock.now()))
-        self._do(self.machine.stream(clock.now(), engine.stream.received, []))
+        self._do(self.machine.stream(clock.now(), stream.received, []))
 
     def _on_units(self, ends: list[int]) -> None:
         self._do(self.machine.stream(clock.now(), 0, ends))

@@ -17,15 +17,16 @@ from uuid import UUID
 
 import hiredis
 
-from memorycluster.log.chain import Position, Read, read
-from memorycluster.log.interface import Log, LogCorrupt, LogMissing, LogUnavailable
+from memorycluster.log.chain import Position, Read
+from memorycluster.log.interface import Log, LogError
+from memorycluster.log.reader import follow
 from memorycluster.log.record import replication_id
 
 EMPTY_RDB = b"REDIS0011\xff" + bytes(8)
 """A snapshot of nothing: version, end of file, no checksum."""
 
 RETRY = 0.2
-"""Seconds between attempts to read a log that can't be read."""
+"""Seconds between attempts to read on where the log is corrupt, or missing."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,6 @@ class Listener(Protocol):
 
     def on_end(self, sequence: int) -> None:
         """Nothing follows ``sequence``."""
-
-    def on_unreadable(self, reason: str) -> None:
-        """The log can't be read at present."""
 
     def on_corrupt(self, reason: str) -> None:
         """The log can't be read beyond a position; it is tried again."""
@@ -123,18 +121,15 @@ class Follower:
         """Yield what is read after ``position``, and the last sequence at each arrival at the end."""
         while True:
             try:
-                async with contextlib.aclosing(self._log.tail(position.sequence)) as entries:
-                    async for entry in entries:
-                        if entry is None:
+                async with contextlib.aclosing(follow(self._log, position)) as reads:
+                    async for step in reads:
+                        if step is None:
                             yield position.sequence
                         else:
-                            step = read(position, entry.sequence, entry.data)
                             position = step.position
                             yield step
-            except (LogCorrupt, LogMissing) as error:
+            except LogError as error:
                 self._listener.on_corrupt(str(error))
-            except LogUnavailable as error:
-                self._listener.on_unreadable(str(error))
             await asyncio.sleep(RETRY)
 
 

@@ -275,9 +275,9 @@ class Machine:
         match self.phase:
             case Phase.CLAIMING:
                 return self._claimed(now)
-            case Phase.RELEASING:
+            case Phase.RELEASING if record.kind is Kind.RELEASE:
                 return self._end_engine("leadership released", flush=True)
-            case Phase.LEADING | Phase.DRAINING:
+            case Phase.LEADING | Phase.DRAINING | Phase.RELEASING:
                 return self._committed(now, sent)
         return []
 
