@@ -69,7 +69,7 @@ class Agent:
         self._replication_id = replication_id(config.generation)
         self._engine: Engine | None = None
         self._stream: Stream | None = None
-        """Of the newest engine that was promoted; what it holds can be appended even after the engine's death."""
+        """Of the newest promoted engine; what it holds can be appended even after that engine's death."""
         self._ending: asyncio.Task[None] | None = None
         self._ask = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
