@@ -12,6 +12,8 @@ from uuid import UUID
 
 import aiohttp
 
+from memorycluster.log import inspection
+from memorycluster.log.healing import Copy
 from memorycluster.log.interface import LogConflict, LogError, LogHealth, LogUnavailable
 from memorycluster.log.nats import NatsLog, subject_of
 from memorycluster.log.record import MAX_PAYLOAD, OVERHEAD, InvalidRecord, Kind, Record
@@ -185,6 +187,20 @@ class LogService:
         answer = await self._link.ask(f"STREAM.LEADER.STEPDOWN.{stream}", request)
         if error := answer.get("error"):
             raise LogUnavailable(f"log {stream}: {error.get('description')}")
+
+    async def copies(self) -> list[Copy]:
+        """Return what each server that answers holds of each log, and of the list of logs."""
+        return list(inspection.copies(await self._inspect(), await self._inspect()))
+
+    async def _inspect(self) -> dict[str, inspection.Inspection]:
+        answers = await asyncio.gather(*map(self._inspect_one, self._servers))
+        return {server.name: answer for server, answer in zip(self._servers, answers, strict=True) if answer}
+
+    async def _inspect_one(self, server: Server) -> inspection.Inspection | None:
+        try:
+            return inspection.Inspection.of(await fetch(server, inspection.PATH))
+        except LogUnavailable:
+            return None
 
     async def _check_config(self, stream: str, wanted: dict[str, Any]) -> None:
         answer = await self._link.ask(f"STREAM.INFO.{stream}")

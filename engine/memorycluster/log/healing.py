@@ -1,0 +1,229 @@
+"""Healing: finding a member of the log service whose copy is rotten, and having it copied anew.
+
+A server notices rot when it reads it, and from then on counts the messages that it lost as deleted; but it
+goes on, looks healthy, can come to lead, and hands its holes on to a member that has to catch up. Nothing
+else deletes from the middle of a log, so such a count is proof. Meanwhile, readers read around it
+(``reader.follow``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from memorycluster.log.interface import Log, LogCorrupt, LogUnavailable
+from memorycluster.log.record import InvalidRecord, Record
+
+logger = logging.getLogger(__name__)
+
+INSPECT_EVERY = 5.0
+"""Seconds between inspections."""
+
+SETTLE_WITHIN = 60.0
+"""Seconds for the others to be current while the rotten member is stopped; else it is started as it was."""
+
+LIST = "the list of logs"
+"""Stands for a log's name: what the servers keep of which logs there are is replicated likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What one server holds of one log."""
+
+    log: str
+    member: str
+    leads: bool = False
+    current: bool = True
+    """It holds all that is committed: its leader says so, and so does the copy itself."""
+    lost: int = 0
+    """Messages that should be there and are not."""
+
+
+class Kind(Enum):
+    """What to do next."""
+
+    NOTHING = "nothing"
+    WAIT = "wait"
+    STEP_DOWN = "step down"
+    """Have another member lead ``log``."""
+    WIPE = "wipe"
+    """Have ``member`` copied anew."""
+    ALARM = "alarm"
+    """Nothing can be done without a human."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do next, and why."""
+
+    kind: Kind
+    member: str = ""
+    log: str = ""
+    reason: str = ""
+
+
+def decide(members: Collection[str], copies: Sequence[Copy]) -> Step:
+    """Return the next step towards a log service with no rotten copy.
+
+    A wiped member forgets what it has acknowledged, so none is wiped unless both others hold everything.
+
+    :param members: all servers, also those that don't answer and so have no copy in ``copies``.
+    """
+    rotten = {copy.member for copy in copies if copy.lost}
+    if not rotten:
+        return Step(Kind.NOTHING)
+    what = "; ".join(f"{c.member} has lost {c.lost} messages of {c.log}" for c in copies if c.lost)
+    if len(members) < 3 or len(rotten) > 1:
+        return Step(Kind.ALARM, reason=f"{what}: there are no two sound copies to restore it from")
+    (member,) = rotten
+    if missing := unsettled([other for other in members if other != member], copies):
+        return Step(Kind.WAIT, member, reason=f"{what}: waiting, as {missing}")
+    for copy in copies:
+        if copy.member == member and copy.leads and copy.log != LIST:
+            return Step(Kind.STEP_DOWN, member, copy.log, reason=f"{what}: it must not lead {copy.log}")
+    return Step(Kind.WIPE, member, reason=what)
+
+
+def unsettled(members: Collection[str], copies: Sequence[Copy]) -> str:
+    """Return why these members do not each hold all of every log, or an empty string if they do."""
+    logs = {LIST, *(copy.log for copy in copies)}
+    for log in sorted(logs):
+        if not any(copy.leads for copy in copies if copy.log == log):
+            return f"{log} has no leader"
+        held = {copy.member: copy for copy in copies if copy.log == log}
+        for member in sorted(members):
+            if member not in held:
+                return f"{member} does not answer, or has no copy of {log}"
+            if not held[member].current:
+                return f"{member} is behind in {log}"
+    return ""
+
+
+class Servers(Protocol):
+    """Who runs the servers: the local supervisor, or the operator."""
+
+    async def stop(self, member: str) -> None:
+        """Stop the server with SIGTERM, so that it hands over what it leads, and return once it has ended."""
+
+    async def wipe(self, member: str) -> None:
+        """Delete all that the stopped server has stored."""
+
+    async def start(self, member: str) -> None:
+        """Start it again."""
+
+
+class Inspected(Protocol):
+    """The log service, as far as healing needs it; ``LogService`` is one."""
+
+    async def copies(self) -> list[Copy]:
+        """Return what each server that answers says that it holds."""
+
+    async def step_down(self, stream: str) -> None:
+        """Have the log's leader give way."""
+
+
+class Healer:
+    """Watches a log service and heals it, one member at a time."""
+
+    def __init__(self, service: Inspected, members: Collection[str], servers: Servers) -> None:
+        """Heal the service of these ``members`` by means of ``servers``."""
+        self._service = service
+        self._members = frozenset(members)
+        self._servers = servers
+        self._condemned: dict[str, str] = {}
+        self._last = Step(Kind.NOTHING)
+        self.message = ""
+        """What is wrong with the log service, for its status; empty if nothing is."""
+
+    async def run(self) -> None:
+        """Inspect, and heal, until cancelled."""
+        while True:
+            try:
+                await self.step()
+            except LogUnavailable as error:
+                logger.info("healing: %s", error)
+            await asyncio.sleep(INSPECT_EVERY)
+
+    def condemn(self, member: str, log: str) -> None:
+        """Treat ``member`` as rotten although it does not know: it served what was not written."""
+        self._condemned[member] = log
+
+    async def step(self) -> Step:
+        """Inspect once, and do what is next. A member is only wiped if two inspections in a row say so.
+
+        :raises LogUnavailable:
+        """
+        copies = await self._service.copies()
+        copies += [Copy(log, member, lost=1) for member, log in self._condemned.items()]
+        step = decide(self._members, copies)
+        if step.reason != self.message and step.reason:
+            logger.warning("healing: %s: %s", step.kind.value, step.reason)
+        self.message = step.reason
+        confirmed, self._last = step == self._last, step
+        if step.kind is Kind.STEP_DOWN:
+            await self._service.step_down(step.log)
+        elif step.kind is Kind.WIPE and confirmed:
+            await self._wipe(step.member)
+        return step
+
+    async def _wipe(self, member: str) -> None:
+        """Wipe ``member`` if the others hold everything once it is stopped: then they go on doing so."""
+        self._last = Step(Kind.NOTHING)
+        await self._servers.stop(member)
+        try:
+            if missing := await self._settle(self._members - {member}):
+                logger.warning("healing: %s is not wiped, as %s", member, missing)
+                return
+            logger.warning("healing: wiping %s; it is copied anew from the others", member)
+            await self._servers.wipe(member)
+            self._condemned.pop(member, None)
+        finally:
+            await self._servers.start(member)
+        missing = await self._settle(self._members)
+        logger.warning(
+            "healing: %s is started again%s", member, f"; still {missing}" if missing else ", and current"
+        )
+
+    async def _settle(self, members: Collection[str]) -> str:
+        until = time.monotonic() + SETTLE_WITHIN
+        while True:
+            try:
+                missing = unsettled(members, await self._service.copies())
+            except LogUnavailable as error:
+                missing = str(error)
+            if not missing or time.monotonic() > until:
+                return missing
+            await asyncio.sleep(0.2)
+
+
+async def scrub(log: Log, member: str, *, first: int, rate: float) -> int:
+    """Read all that ``member`` holds of a log, so that rot comes to light while the other copies are sound.
+
+    :param first: sequence to begin at.
+    :param rate: bytes per second, at most.
+    :return: the sequence after the last one that was read.
+    :raises LogCorrupt: this member lacks a message or serves another than was written; ``Healer.condemn`` it.
+    """
+    others = [other.name for other in (await log.health()).members if other.name != member]
+    began, size = time.monotonic(), 0
+    async with aclosing(log.tail(first - 1, avoid=others)) as entries:
+        async for entry in entries:
+            if entry is None:
+                break
+            try:
+                record = Record.decode(entry.data)
+            except InvalidRecord as error:
+                raise LogCorrupt(f"log record {entry.sequence}: {error}") from error
+            if record.sequence != entry.sequence:
+                raise LogCorrupt(f"log record {entry.sequence}: says that it is record {record.sequence}")
+            first = entry.sequence + 1
+            size += len(entry.data)
+            if (ahead := size / rate - (time.monotonic() - began)) > 0.1:
+                await asyncio.sleep(ahead)
+    return first
