@@ -1,0 +1,3 @@
+module memorycluster.io/benchmarks/openloop
+
+go 1.19
