@@ -33,9 +33,10 @@ class Effort:
     seconds: float
     megabytes: int
     repeats: int
+    clients: tuple[int, ...] = (50, 500)
 
 
-QUICK = Effort(rounds=1, seconds=1, megabytes=10, repeats=1)
+QUICK = Effort(rounds=1, seconds=1, megabytes=10, repeats=1, clients=(50,))
 FULL = Effort(rounds=5, seconds=3, megabytes=150, repeats=3)
 
 
@@ -57,7 +58,10 @@ SECTIONS: dict[str, Measure] = {
         s.durable, s.stock, rounds=e.rounds, seconds=e.seconds
     ),
     "set": lambda s, e: writes.set_throughput(
-        s.durable, s.stock, s.always, s.waits, rounds=max(1, e.rounds - 2), seconds=e.seconds
+        *(s.durable, s.stock, s.always, s.waits),
+        clients=e.clients,
+        rounds=max(1, e.rounds - 2),
+        seconds=e.seconds,
     ),
     "single": lambda s, e: writes.single_client(s.durable, rounds=e.rounds, seconds=e.seconds),
     "open": lambda s, e: writes.open_loop(
@@ -164,6 +168,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the data and the output of the servers")
     options = parser.parse_args()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
     try:
         report = uvloop.run(measure(options, console))
     except BenchError as error:

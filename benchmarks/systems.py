@@ -181,7 +181,7 @@ async def stock(
 async def waitaof(programs: Path, root: Path, fsync: str, *, io_threads: int = 1) -> AsyncIterator[System]:
     """Run a stock primary with one replica, both with an append-only file; clients use WAITAOF 1 1."""
     name = f"waitaof-{fsync}"
-    options = ("--appendonly", "yes", "--appendfsync", fsync)
+    options = ("--appendonly", "yes", "--appendfsync", fsync, "--repl-diskless-sync-delay", "0")
     async with (
         stock(programs, root / "p", name, *options, io_threads=io_threads, cluster=False) as primary,
         stock(

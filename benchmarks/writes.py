@@ -23,7 +23,14 @@ from memorycluster.log.service import stream_config
 
 
 async def set_throughput(
-    ours: System, stock: System, always: System, waits: Sequence[System], *, rounds: int, seconds: float
+    ours: System,
+    stock: System,
+    always: System,
+    waits: Sequence[System],
+    *,
+    clients: Sequence[int],
+    rounds: int,
+    seconds: float,
 ) -> Section:
     section = Section(
         "SET throughput",
@@ -37,18 +44,18 @@ async def set_throughput(
         """,
         ["clients", "pipeline", "system", "SET/s", "p50 ms", "p99 ms", "durable's SET/s to this"],
     )
-    for clients in (50, 500):
+    for count in clients:
         for pipeline in (1, 16):
 
-            async def load(system: System, clients: int = clients, pipeline: int = pipeline) -> Closed:
-                return await benchmark(system, "set", clients=clients, pipeline=pipeline, seconds=seconds)
+            async def load(system: System, count: int = count, pipeline: int = pipeline) -> Closed:
+                return await benchmark(system, "set", clients=count, pipeline=pipeline, seconds=seconds)
 
-            async def load_by_us(system: System, clients: int = clients, pipeline: int = pipeline) -> Closed:
+            async def load_by_us(system: System, count: int = count, pipeline: int = pipeline) -> Closed:
                 flow = Flow(
                     system.name,
                     system.address,
                     "set",
-                    connections=clients,
+                    connections=count,
                     pipeline=pipeline,
                     waitaof=system in waits,
                 )
@@ -57,7 +64,7 @@ async def set_throughput(
 
             by_tool = await in_turn(rounds, (ours, stock, always), load)
             by_us = await in_turn(rounds, (ours, *waits), load_by_us)
-            section.raw[f"{clients} clients, pipeline {pipeline}"] = {
+            section.raw[f"{count} clients, pipeline {pipeline}"] = {
                 "valkey-benchmark": {k: [asdict(each) for each in v] for k, v in by_tool.items()},
                 "own client": {k: [asdict(each) for each in v] for k, v in by_us.items()},
             }
@@ -67,7 +74,7 @@ async def set_throughput(
                     rates = [each.rate for each in runs]
                     section.rows.append(
                         [
-                            *(str(clients), str(pipeline), name + mark, middle(rates)),
+                            *(str(count), str(pipeline), name + mark, middle(rates)),
                             *(middle([each.p50 for each in runs]), middle([each.p99 for each in runs])),
                             "" if name == ours.name else str(Ratio.of(mine, rates)),
                         ]
