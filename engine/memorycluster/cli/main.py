@@ -101,8 +101,9 @@ def run(
 ) -> None:
     """Run a cluster on this machine, until Ctrl-C.
 
-    Builds the engine first, once. Started again, it finds its data. A changed manifest takes effect at the
-    next start; the number of shards, the zones and the size of the log can't be changed yet.
+    Builds the engine first, once. Started again, it finds its data.
+
+    A changed manifest takes effect at the next start.
     """
     manifest = load_manifest(file)
     if zones not in (None, 1, 3):

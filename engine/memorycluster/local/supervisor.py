@@ -35,6 +35,8 @@ ENGINE_PATIENCE = 3.0
 LOG_SERVER_PATIENCE = 10.0
 LOG_SERVERS_WITHIN = 20.0
 """Seconds for all log servers to answer; then a majority has to do."""
+ELECTION = 15.0
+"""Seconds that the log takes at most to elect its leader, if nothing is wrong."""
 WATCH_EVERY = 1.0
 START_WATCH_EVERY = 0.1
 REDUNDANT_WITHIN = 5.0
@@ -115,7 +117,7 @@ class Supervisor:
         await _all(process.start() for process in self._log_servers.values())
         async with self._log_service() as service:
             await self._log_servers_answer(service)
-            self._reporter.progress("waiting for the log to elect its leader")
+            self._reporter.progress("waiting for the log to elect its leader (up to 9 s)")
             await _all(self._settle_log(service, index) for index in range(len(self._state.shards)))
         self._reporter.progress("starting the engines and their agents")
         self._engines = [self._engine_process(node) for node in self._topology.nodes]
@@ -196,6 +198,7 @@ class Supervisor:
         """Make the shard's log, once; from then on it must be there."""
         wanted = self._state.shards[shard]
         stream = stream_name(self._state.cluster, shard)
+        worrying = asyncio.get_running_loop().time() + ELECTION
         while True:
             try:
                 if wanted.created:
@@ -208,8 +211,9 @@ class Supervisor:
                     self._directory.save(self._state)
                 return
             except LogUnavailable as error:
-                self._reporter.progress(f"waiting for the log of shard {shard}: {error}")
-                await asyncio.sleep(0.2)
+                if asyncio.get_running_loop().time() > worrying:
+                    self._reporter.progress(f"waiting for the log of shard {shard}: {error}")
+                await asyncio.sleep(0.1)
             except LogError as error:
                 raise UserError(
                     f"the log of shard {shard} is not the one this cluster was made with: {error}; "
@@ -286,7 +290,7 @@ class Supervisor:
                     return status
                 self._reporter.progress("waiting for the replicas")
             else:
-                self._reporter.progress(conditions["Ready"].message)
+                self._reporter.progress(f"waiting: {conditions['Ready'].message}")
             await asyncio.sleep(START_WATCH_EVERY)
             status = await self._observe(status)
 
