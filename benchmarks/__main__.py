@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
-from memorycluster.valkey.build import Variant, build
 from rich.console import Console
 
 from benchmarks import machine, reads, writes
@@ -23,6 +22,7 @@ from benchmarks.programs import BenchError, openloop
 from benchmarks.recovery import recovery
 from benchmarks.report import README, Report, show
 from benchmarks.systems import Durable, System, durable, stock, waitaof
+from memorycluster.valkey.build import Variant, build
 
 
 @dataclass
