@@ -273,4 +273,5 @@ def engine_state(status: dict[str, Reply]) -> EngineState:
         committed=int(status["committed"]),
         version=int(status["version"]),
         silent=not leads or int(status["revoked"]) >= epoch,
+        linked=status["link"] == "up",
     )

@@ -76,6 +76,8 @@ class EngineState:
     version: int
     silent: bool = True
     """A follower, or its epoch is revoked: no data command of a leader is answered."""
+    linked: bool = True
+    """A follower: its replication link to its agent is up, so its offset is one of this log."""
 
 
 @dataclass(slots=True)
@@ -412,7 +414,7 @@ class Machine:
 
     def _follow(self, now: Instant) -> list[Action]:
         """At the end of the log: let the engine serve reads, and claim if it is time to."""
-        if self.engine is None or self.tainted or self.corrupt:
+        if self.engine is None or not self.engine.linked or self.tainted or self.corrupt:
             return []
         at_end = self.end_at is not None and now.boot - self.end_at <= SECOND
         if not at_end and not (self.caught_up and self.position.released):
