@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tarfile
 import time
 import tomllib
 from collections import Counter
@@ -33,6 +32,7 @@ UNIT_SECONDS = 1800
 
 _STATUS = re.compile(r"^\[(ok|err|skip|ignore|exception|TIMEOUT|\d+/\d+ done)\]: (.*)$")
 _OK = re.compile(r"^(.*) \(\d+ ms\)$")
+_IN_PROGRESS = re.compile(r"\(IN PROGRESS\) (.*)")  # in the report of a stall
 _IN_FILE = re.compile(r"^(.*) in tests/\S+?\.tcl\b")
 
 
@@ -121,9 +121,10 @@ def parse(output: str, result: UnitResult) -> None:
 
     def close() -> None:
         if detail:
-            named = _IN_FILE.match(detail[0])
+            text = "\n".join(detail).rstrip()
+            named = _IN_FILE.match(detail[0]) or _IN_PROGRESS.search(text)
             name = named.group(1) if named else f"(outside of a test) {detail[0][:100]}"
-            result.failed.append(Failure(name, "\n".join(detail).rstrip()))
+            result.failed.append(Failure(name, text))
 
     for line in output.splitlines():
         # Everything after the summary repeats what was printed before.
@@ -174,18 +175,19 @@ def needless(result: UnitResult, listed: Iterable[Listed]) -> list[str]:
 
 
 class Suite:
-    """Upstream's suite, unpacked with an engine to run it on. Safe to call from several threads.
+    """Upstream's suite and an engine to run it on. Safe to call from several threads.
 
+    `engine` is what `memorycluster.valkey.build` made: the programs, and `source/` with upstream's tests.
     `slots` is how many units may run at the same time; each has its own range of ports from `base_port` on.
     """
 
-    def __init__(self, source: Path, binaries: Path, work: Path, *, slots: int = 2, base_port: int = 26000):
+    def __init__(self, engine: Path, work: Path, *, slots: int = 2, base_port: int = 26000):
         self._trees: queue.Queue[tuple[int, Path]] = queue.Queue()
         self.logs = work / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.binaries = _with_tools(binaries, work / "bin")
+        self.binaries = _with_tools(engine, work / "bin")
         self._template = work / "t"
-        _unpack(source, self._template)
+        _copy_tests(engine / "source", self._template)
         self.units = _units(self._template)
         self._running: set[subprocess.Popen[bytes]] = set()
         for slot in range(slots):
@@ -280,15 +282,13 @@ def _with_tools(binaries: Path, directory: Path) -> Path:
     return directory
 
 
-def _unpack(source: Path, directory: Path) -> None:
-    """Unpack what the suite needs of Valkey's source: its tests and the header that modules include."""
-    directory.mkdir()
-    with tarfile.open(source) as archive:
-        for member in archive:
-            _, _, path = member.name.partition("/")
-            if path.startswith("tests/") or path == "src/valkeymodule.h":
-                member.name = path
-                archive.extract(member, directory, filter="data")
+def _copy_tests(source: Path, directory: Path) -> None:
+    """Copy what the suite needs of Valkey's source: its tests and the header that modules include."""
+    shutil.copytree(
+        source / "tests", directory / "tests", ignore=shutil.ignore_patterns("tmp", "*.so", "*.xo")
+    )
+    (directory / "src").mkdir()
+    shutil.copy2(source / "src" / "valkeymodule.h", directory / "src")
 
 
 def _units(tree: Path) -> list[str]:

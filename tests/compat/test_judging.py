@@ -57,6 +57,11 @@ def test_a_crash_or_a_stall_is_a_failure(line: str) -> None:
     assert len(run(f"[ok]: first (1 ms)\n{line}\n").failed) == 1
 
 
+def test_a_stall_names_the_test_that_hangs() -> None:
+    stall = "[TIMEOUT]: clients state report follows.\nsock55 => (IN PROGRESS) waits forever\n"
+    assert [failure.test for failure in run(stall).failed] == ["waits forever"]
+
+
 def test_an_unlisted_failure_is_a_problem() -> None:
     assert len(problems(run(OUTPUT), [])) == 1
 
