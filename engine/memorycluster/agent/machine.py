@@ -179,7 +179,13 @@ class Machine:
 
     def log_last(self, record: Record | None) -> list[Action]:
         """Answer to ReadLast: the log's last record, or None if it could not be had."""
-        if self.phase is not Phase.INHERITING or record is None or self.engine is None or self.in_flight:
+        if record is None:
+            return []
+        if self._leads():
+            # Asked for by a lapsed leader. The record may be its own, not yet acknowledged.
+            over = record.epoch > self.epoch
+            return self._end_engine(f"epoch {record.epoch} has begun") if over else []
+        if self.phase is not Phase.INHERITING or not self.silent or self.engine is None or self.in_flight:
             return []
         if record.end < self.engine.committed:
             return self._freeze(
@@ -205,11 +211,11 @@ class Machine:
 
     def log_next(self, now: Instant, sequence: int, record: Record | None) -> list[Action]:
         """Answer to ReadNext(sequence): the record after it; None: the log ends there."""
-        if sequence != self.position.sequence or self.phase not in (Phase.LEADING, Phase.DEPOSED):
+        if sequence != self.position.sequence or self.phase is not Phase.DEPOSED:
             return []
         if record is None:
             # Refused for the sake of an append that the log then lost: nobody leads, so say so.
-            return self._release(now) if self.phase is Phase.DEPOSED and self.silent else []
+            return self._release(now) if self.silent else []
         try:
             position = accept(self.position, sequence + 1, record).position
         except LogCorrupt as error:
@@ -227,8 +233,8 @@ class Machine:
         return self._freeze(f"the log ends at offset {end}, the engine had applied {offset}")
 
     def log_too_short(self, end: int) -> list[Action]:
-        """Answer to ReadNext or ReadLast: the log ends below what this agent knows to be committed."""
-        if self.phase not in (Phase.LEADING, Phase.DEPOSED):
+        """Answer to ReadNext: the log ends below what this agent knows to be committed."""
+        if self.phase is not Phase.DEPOSED:
             return []
         return self._freeze(f"the log ends at record {end}, record {self.position.sequence} was acknowledged")
 
@@ -385,9 +391,9 @@ class Machine:
         """Time has passed."""
         if self.phase is Phase.FOLLOWING:
             return self._follow(now)
-        if self.phase is Phase.LEADING:
+        if self._leads():
             lapsed = now.boot > self.deadline and self.in_flight is None
-            return [*self._next_append(now), *(self._read_next(now) if lapsed else [])]
+            return [*self._next_append(now), *(self._read_last(now) if lapsed else [])]
         if self.phase is Phase.DEPOSED:
             return self._read_next(now)
         if self.phase is Phase.INHERITING and self.silent and self.in_flight is None:
