@@ -557,7 +557,7 @@ class Machine:
             cut = self.ends.popleft()
         if cut is not None:
             return self._record(Kind.DATA, end=cut)
-        if self.received - start >= MAX_PAYLOAD:
+        if self.received - start > MAX_PAYLOAD:  # If it is just that long, its end may only be told late.
             return self._record(Kind.DATA, end=start + MAX_PAYLOAD, flags=Flags.CONTINUES)
         return None
 
