@@ -331,7 +331,6 @@ class Machine:
         if self.phase is not Phase.PROMOTING:
             return []
         self.phase = Phase.LEADING
-        self.received = self.committed = self.position.unit_end
         space: list[Action] = [Writes(False, self.space_refused)] if self.space_refused else []
         return [*space, *self._next_append(now)]
 
@@ -475,6 +474,8 @@ class Machine:
         self.phase = Phase.PROMOTING
         self.silent, self.deadline, self.renewed = True, 0, None
         self.drain_to, self.successor = None, ""
+        self.received = self.committed = self.position.unit_end
+        self.ends.clear()  # Of an engine that is gone.
         self.ends.clear()
         if self.engine is None or self.engine.offset != self.position.unit_end:
             return self._release(now)
@@ -499,7 +500,6 @@ class Machine:
         self.epoch = 0
         self.renewed = None
         self.deadline = 0
-        self.ends.clear()
         self._unsettle()
         return []
 
