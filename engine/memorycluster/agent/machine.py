@@ -260,8 +260,9 @@ class Machine:
     # ------------------------------------------------------------------ the log, appended to
 
     def append_sent(self, now: Instant) -> None:
-        """The record in flight is about to be handed to the log's client for the first time."""
-        self.first_sent = now
+        """The record in flight is about to be handed to the log's client; only the first time counts."""
+        if self.first_sent is None:
+            self.first_sent = now
 
     def append_done(self, now: Instant, record: Record) -> list[Action]:
         """The record in flight is committed."""
@@ -392,7 +393,8 @@ class Machine:
             return self._follow(now)
         if self._leads():
             lapsed = now.boot > self.deadline and self.in_flight is None
-            return [*self._next_append(now), *(self._read_last(now) if lapsed else [])]
+            asked = self._read_last(now) if lapsed else []
+            return [*self._distrust(now), *self._next_append(now), *asked]
         if self.phase is Phase.DEPOSED:
             return self._read_next(now)
         if self.phase is Phase.INHERITING and self.silent and self.in_flight is None:
@@ -588,6 +590,13 @@ class Machine:
             return []
         self.deadline, self.silent = deadline, False
         return [Lease(self.epoch, deadline)]
+
+    def _distrust(self, now: Instant) -> list[Action]:
+        """Take the lease back when the clocks have moved apart: a fresh record gives a fresh one."""
+        if self.renewed is None or now.boot >= self.deadline or now.drift(self.renewed) <= self.lease // 10:
+            return []
+        self.renewed, self.deadline = Instant(0, 0), now.boot
+        return [Lease(self.epoch, self.deadline)]
 
     def _read_next(self, now: Instant) -> list[Action]:
         if now.boot - self.asked_log_at < self.lease // 20:
