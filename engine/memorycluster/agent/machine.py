@@ -107,6 +107,8 @@ class Machine:
     """When the log's leader last confirmed that there is nothing beyond ``position``."""
     heard_at: int | None = None
     """When the log was last read, or its end confirmed."""
+    catch_up_to: int | None = None
+    """Offset at which the log ended when that was first confirmed to this engine's reader."""
     caught_up: bool = False
     """The engine has applied the log to its end once, and so may answer reads."""
     corrupt: bool = False
@@ -162,6 +164,8 @@ class Machine:
         if self.heard_at is None or now.boot - self.heard_at > SECOND:
             self.quiet_since = now.boot  # Readable again: the leader gets its time to resume.
         self.heard_at = self.end_at = now.boot
+        if self.catch_up_to is None:
+            self.catch_up_to = self.position.unit_end
         return self._clear_alarm() + self._follow(now)
 
     def log_unreadable(self) -> list[Action]:
@@ -174,7 +178,8 @@ class Machine:
         self._unsettle()
         if self.phase is not Phase.FOLLOWING:
             return []
-        self.corrupt, self.reason, self.caught_up = True, reason, False
+        self.corrupt, self.reason = True, reason
+        self._not_caught_up()
         return [Alarm(reason), Reads(False, reason)]
 
     def log_last(self, record: Record | None) -> list[Action]:
@@ -310,7 +315,8 @@ class Machine:
     def engine_up(self, now: Instant, state: EngineState) -> list[Action]:
         """An engine is connected."""
         self.engine, self.answered_at = state, now.boot
-        self.caught_up, self.tainted = False, state.leads
+        self.tainted = state.leads
+        self._not_caught_up()
         if self.phase is not Phase.FOLLOWING:
             return []
         if not state.leads:
@@ -358,7 +364,7 @@ class Machine:
     def engine_lost(self, now: Instant) -> list[Action]:
         """The connection to the engine broke. That proves nothing: end the process to be sure."""
         self.engine = None
-        self.caught_up = False
+        self._not_caught_up()
         if self.phase in (Phase.PROMOTING, Phase.LEADING, Phase.DRAINING):
             return [EndEngine("lost the connection to it")]
         if self.phase is Phase.INHERITING:
@@ -367,8 +373,8 @@ class Machine:
 
     def engine_exited(self, now: Instant) -> list[Action]:
         """The engine's process has ended: it is silent for good."""
-        self.engine = None
-        self.caught_up = self.tainted = False
+        self.engine, self.tainted = None, False
+        self._not_caught_up()
         if self.phase in (Phase.PROMOTING, Phase.LEADING, Phase.DRAINING):
             return self._release(now)
         if self.phase is Phase.DEPOSED:
@@ -423,20 +429,22 @@ class Machine:
         """At the end of the log: let the engine serve reads, and claim if it is time to."""
         if self.engine is None or not self.engine.linked or self.tainted or self.corrupt:
             return []
-        at_end = self.end_at is not None and now.boot - self.end_at <= SECOND
-        if not at_end and not (self.caught_up and self.position.released):
-            return []  # Old news; but what a reader at the end meets is new, and a claim has its condition.
-        claimable = self._claimable(now)
-        if self.engine.offset < self.position.unit_end:
-            return [AskEngine()] if claimable or not self.caught_up else []
-        if self.engine.offset > self.position.unit_end:
-            return []  # Not of this log, or not yet read: never claim, never serve.
         actions: list[Action] = []
-        if not self.caught_up:
+        if not self.caught_up and self.catch_up_to is not None:
+            # The leader may write on and on: what counts is the end that was confirmed, not the newest one.
+            if self.engine.offset < self.catch_up_to:
+                return [AskEngine()]
             self.caught_up = True
             actions.append(Reads(True))
-        if not claimable or self.in_flight is not None:
+        at_end = self.end_at is not None and now.boot - self.end_at <= SECOND
+        if not at_end and not (self.caught_up and self.position.released):
+            return actions  # Old news; but what a reader at the end meets is new, and a claim has its condition.
+        if self.in_flight is not None or not self._claimable(now):
             return actions
+        if self.engine.offset < self.position.unit_end:
+            return [*actions, AskEngine()]
+        if self.engine.offset > self.position.unit_end:
+            return actions  # Fed, and not yet told: never claim.
         self.phase = Phase.CLAIMING
         self.epoch = self.position.epoch + 1
         start = self.position.unit_end
@@ -461,6 +469,9 @@ class Machine:
         if self.position.released:
             return self.position.successor in ("", self.node) or quiet >= min(SECOND, self.lease // 5)
         return quiet * 5 >= self.lease * 6
+
+    def _not_caught_up(self) -> None:
+        self.caught_up, self.catch_up_to = False, None
 
     def _unsettle(self) -> None:
         self.quiet_since = self.end_at = self.heard_at = None
