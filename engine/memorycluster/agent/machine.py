@@ -112,6 +112,8 @@ class Machine:
     caught_up: bool = False
     """The engine has applied the log to its end once, and so may answer reads."""
     corrupt: bool = False
+    read_on: Position | None = None
+    """What has been read while it did not follow: a new engine's reader may be ahead of a slow append."""
 
     # Appending: at most one in flight
     in_flight: Append | None = None
@@ -144,6 +146,7 @@ class Machine:
     def log_read(self, now: Instant, read: Read) -> list[Action]:
         """A record has been read and accepted by the chain's rule."""
         if self.phase not in (Phase.FOLLOWING, Phase.CLAIMING):
+            self.read_on = read.position
             return []
         if read.position.sequence <= self.position.sequence:
             return []  # Known: our own claim, or the log is read again for a new engine.
@@ -513,6 +516,9 @@ class Machine:
         self.epoch = 0
         self.renewed = None
         self.deadline = 0
+        if self.read_on is not None and self.read_on.sequence > self.position.sequence:
+            self.position = self.read_on
+        self.read_on = None
         self._unsettle()
         return []
 
