@@ -239,7 +239,7 @@ class Agent:
         self._do(self.machine.log_corrupt(reason))
 
     def on_ahead(self, offset: int, end: int) -> None:  # noqa: D102
-        self._do(self.machine.engine_ahead(offset, end))
+        self._do(self.machine.engine_ahead(clock.now(), offset, end))
 
     # ------------------------------------------------------------------ the engine
 

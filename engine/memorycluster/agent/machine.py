@@ -41,6 +41,12 @@ from memorycluster.log.record import MAX_PAYLOAD, Flags, Kind, Record
 
 SECOND = 1_000_000
 
+INSIST = 15 * SECOND
+"""For how long the log must lack what is known to be in it, before that is believed.
+
+A member of the log service that was stopped or cut off may believe for up to 10 s that it still leads.
+"""
+
 
 class Phase(StrEnum):
     """What the machine is about."""
@@ -112,6 +118,8 @@ class Machine:
     caught_up: bool = False
     """The engine has applied the log to its end once, and so may answer reads."""
     corrupt: bool = False
+    lacks_since: int | None = None
+    """Since when the log has not shown what is known to be in it."""
     read_on: Position | None = None
     """What has been read while it did not follow: a new engine's reader may be ahead of a slow append."""
 
@@ -149,7 +157,10 @@ class Machine:
             self.read_on = read.position
             return []
         if read.position.sequence <= self.position.sequence:
-            return []  # Known: our own claim, or the log is read again for a new engine.
+            # Known: our own claim, or the log is read again for a new engine.
+            if read.position.sequence == self.position.sequence and read.position != self.position:
+                return self._freeze(f"log record {read.position.sequence} is not the one that was there before")
+            return []
         self.position = read.position
         self.quiet_since = self.heard_at = now.boot
         self.end_at = None
@@ -163,7 +174,10 @@ class Machine:
         if self.phase is not Phase.FOLLOWING:
             return []
         if sequence < self.position.sequence:
-            return self._freeze(f"the log ends at record {sequence}, we had seen {self.position.sequence}")
+            return self._lacks(
+                now.boot, f"the log ends at record {sequence}, we had seen {self.position.sequence}"
+            )
+        self.lacks_since = None
         if self.heard_at is None or now.boot - self.heard_at > SECOND:
             self.quiet_since = now.boot  # Readable again: the leader gets its time to resume.
         self.heard_at = self.end_at = now.boot
@@ -196,13 +210,16 @@ class Machine:
         if self.phase is not Phase.INHERITING or not self.silent or self.engine is None or self.in_flight:
             return []
         if record.end < self.engine.committed:
-            return self._freeze(
-                f"the log ends at offset {record.end}, the engine had acknowledged {self.engine.committed}"
+            return self._lacks(
+                self.asked_log_at,
+                f"the log ends at offset {record.end}, the engine had acknowledged {self.engine.committed}",
             )
         if record.epoch < self.engine.epoch:
-            return self._freeze(
-                f"the log's newest epoch is {record.epoch}, the engine had led in {self.engine.epoch}"
+            return self._lacks(
+                self.asked_log_at,
+                f"the log's newest epoch is {record.epoch}, the engine had led in {self.engine.epoch}",
             )
+        self.lacks_since = None
         if record.epoch > self.engine.epoch or record.kind is Kind.RELEASE:
             return self._end_engine(f"epoch {self.engine.epoch} is over", flush=True)
         self.epoch = record.epoch
@@ -221,6 +238,7 @@ class Machine:
         """Answer to ReadNext(sequence): the record after it; None: the log ends there."""
         if sequence != self.position.sequence or self.phase is not Phase.DEPOSED:
             return []
+        self.lacks_since = None
         if record is None:
             # Refused for the sake of an append that the log then lost: nobody leads, so say so.
             return self._release(now) if self.silent else []
@@ -236,15 +254,17 @@ class Machine:
             else f"epoch {self.epoch} has been released in our name"
         )
 
-    def engine_ahead(self, offset: int, end: int) -> list[Action]:
+    def engine_ahead(self, now: Instant, offset: int, end: int) -> list[Action]:
         """The engine has applied ``offset`` of this very log, which now ends at offset ``end``."""
-        return self._freeze(f"the log ends at offset {end}, the engine had applied {offset}")
+        return self._lacks(now.boot, f"the log ends at offset {end}, the engine had applied {offset}")
 
     def log_too_short(self, end: int) -> list[Action]:
         """Answer to ReadNext: the log ends below what this agent knows to be committed."""
         if self.phase is not Phase.DEPOSED:
             return []
-        return self._freeze(f"the log ends at record {end}, record {self.position.sequence} was acknowledged")
+        return self._lacks(
+            self.asked_log_at, f"the log ends at record {end}, record {self.position.sequence} was acknowledged"
+        )
 
     def log_space(self, used: int, limit: int) -> list[Action]:
         """The log's size and its limit, in bytes: data is refused in time, renewals and claims always fit."""
@@ -524,6 +544,12 @@ class Machine:
 
     def _inherited_lost(self) -> list[Action]:
         return self._to_following() if self.in_flight is None else []
+
+    def _lacks(self, at: int, reason: str) -> list[Action]:
+        """The log was asked at ``at``, and does not show what is known to be in it."""
+        if self.lacks_since is None:
+            self.lacks_since = at
+        return self._freeze(reason) if at - self.lacks_since >= INSIST else []
 
     def _freeze(self, reason: str) -> list[Action]:
         self.phase, self.reason = Phase.FROZEN, reason
