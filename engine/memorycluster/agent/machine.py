@@ -340,6 +340,8 @@ class Machine:
         self.engine, self.answered_at = state, now.boot
         self.tainted = state.leads
         self._not_caught_up()
+        if self.phase is Phase.DEPOSED and not self.silent:
+            return [Revoke(self.epoch)]  # The connection broke before it was acknowledged.
         if self.phase is not Phase.FOLLOWING:
             return []
         if not state.leads:
@@ -554,7 +556,7 @@ class Machine:
     def _freeze(self, reason: str) -> list[Action]:
         self.phase, self.reason = Phase.FROZEN, reason
         revoke: list[Action] = [Revoke(self.epoch)] if self.epoch and not self.silent else []
-        return [*revoke, Alarm(reason)]
+        return [*revoke, Reads(False, reason), Alarm(reason)]
 
     # ------------------------------------------------------------------ appending
 
