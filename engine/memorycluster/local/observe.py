@@ -34,13 +34,25 @@ ROLES = {
 
 
 async def observe(
-    topology: Topology, layout: Layout, *, generation: int, before: MemoryClusterStatus | None = None
+    topology: Topology,
+    layout: Layout,
+    *,
+    generation: int,
+    before: MemoryClusterStatus | None = None,
+    log_trouble: str | None = None,
 ) -> MemoryClusterStatus:
-    """Ask all agents, and return the status of the cluster."""
+    """Ask all agents, and return the status of the cluster; see ``build_status``."""
     nodes = topology.nodes
     answers = await agent_statuses([layout.node(node).agent_socket for node in nodes])
     said = {node.name: answer for node, answer in zip(nodes, answers, strict=True) if answer is not None}
-    return build_status(topology, said, generation=generation, before=before, now=datetime.now(UTC))
+    return build_status(
+        topology,
+        said,
+        generation=generation,
+        before=before,
+        now=datetime.now(UTC),
+        log_trouble=log_trouble,
+    )
 
 
 def load_status(layout: Layout) -> MemoryClusterStatus | None:
@@ -58,10 +70,12 @@ def build_status(
     generation: int,
     before: MemoryClusterStatus | None,
     now: datetime,
+    log_trouble: str | None = None,
 ) -> MemoryClusterStatus:
     """Return the status of a cluster of which the agents ``said`` what they say, by node name.
 
-    A condition that is as it was ``before`` keeps its time of transition.
+    A condition that is as it was ``before`` keeps its time of transition. ``log_trouble``: what is wrong with
+    the copies that the log's members hold, "" if nothing is; None: not known here, so as ``before``.
     """
     shards = [_shard(shard, said) for shard in topology.shards]
     unserved = [shard for shard in shards if shard.primary is None]
@@ -90,6 +104,7 @@ def build_status(
         conditions=[
             _condition("Ready", ready, before, now),
             _condition("Redundant", redundant, before, now),
+            *_log_condition(log_trouble, before, now),
         ],
         endpoints=[node.endpoint for node in topology.nodes],
         shards=shards,
@@ -131,7 +146,7 @@ def _node(node: Node, answer: Answer | None) -> NodeStatus:
         applied_offset=answer.get("applied") or 0,
         lag=answer.get("lag") or 0,
         lease=round(float(lease), 3) if lease is not None and role is Role.PRIMARY else None,
-        ready=bool(answer.get("serving")) and role in (Role.PRIMARY, Role.REPLICA),
+        ready=bool(answer.get("ready")) and role in (Role.PRIMARY, Role.REPLICA),
         message=answer.get("message") or "",
     )
 
@@ -182,6 +197,13 @@ def _unserved_message(shards: Sequence[ShardStatus]) -> str:
     reasons = dict.fromkeys(node.message for shard in shards for node in shard.nodes if node.message)
     why = f": {'; '.join(reasons)}" if reasons else ""
     return f"no primary serves shard {numbers}{why}"
+
+
+def _log_condition(trouble: str | None, before: MemoryClusterStatus | None, now: datetime) -> list[Condition]:
+    if trouble is None:
+        return [each for each in before.conditions if each.type == "LogIntact"] if before else []
+    state = ("False", "RottenCopy", trouble) if trouble else ("True", "NoRotFound", "no rotten copy is known")
+    return [_condition("LogIntact", state, before, now)]
 
 
 def _condition(

@@ -7,7 +7,8 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Coroutine, Iterable
+import traceback
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ from memorycluster.api.status import MemoryClusterStatus
 from memorycluster.api.topology import Node
 from memorycluster.api.units import format_bytes
 from memorycluster.local.errors import UserError
+from memorycluster.local.layout import Layout
 from memorycluster.local.observe import load_status, observe
 from memorycluster.local.plan import follow_port, log_port_numbers, plan_topology, stream_name
 from memorycluster.local.ports import HOST
 from memorycluster.local.process import Process, bound_output
 from memorycluster.local.report import Reporter
 from memorycluster.local.state import DataDirectory, State, write_durably
-from memorycluster.log.interface import LogError, LogUnavailable
+from memorycluster.log.healing import Healer, scrub
+from memorycluster.log.interface import LogCorrupt, LogError, LogUnavailable
+from memorycluster.log.nats import NatsLog
 from memorycluster.log.server import Server, ServerUnfit, server_conf
 from memorycluster.log.service import LogService
+from memorycluster.valkey.config import nodes_conf, valkey_conf
 
 LOG_SERVER_RESTART = 0.5
 """Seconds before a log server is started again."""
@@ -37,15 +42,19 @@ LOG_SERVERS_WITHIN = 20.0
 """Seconds for all log servers to answer; then a majority has to do."""
 ELECTION = 15.0
 """Seconds that the log takes at most to elect its leader, if nothing is wrong."""
+SCRUB_EVERY = 3600.0
+SCRUB_RATE = 4 << 20
+"""Bytes per second."""
+SCRUB_WITHIN = 6 * 3600.0
+CHORE_AGAIN = 10.0
 WATCH_EVERY = 1.0
 START_WATCH_EVERY = 0.1
 REDUNDANT_WITHIN = 5.0
 """Seconds that a start waits for replicas once every shard serves."""
 
 
-def log_server_name(zone: str) -> str:
-    """Return the name of the log server in ``zone``."""
-    return f"log-{zone}"
+LOG_SERVER_PREFIX = "log-"
+"""Comes before the zone in a log server's name."""
 
 
 class Supervisor:
@@ -72,12 +81,13 @@ class Supervisor:
         self._reporter = reporter
         self._topology = plan_topology(state)
         self._servers = [
-            Server(log_server_name(zone), zone, HOST, *log_port_numbers(state, zone)) for zone in state.zones
+            Server(LOG_SERVER_PREFIX + zone, zone, HOST, *log_port_numbers(state, zone))
+            for zone in state.zones
         ]
         self._log_servers: dict[str, Process] = {}
         self._engines: list[Process] = []
         self._agents: list[Process] = []
-        self._healing = asyncio.Lock()
+        self._healer: Healer | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start everything, keep it running until ``stop`` is set, and end it in order.
@@ -86,7 +96,8 @@ class Supervisor:
         """
         try:
             if await _unless(stop, self._start()):
-                await _unless(stop, self._watch())
+                chores = (self._watch, self._heal, self._scrub)
+                await _unless(stop, _all(self._keep_at(chore) for chore in chores))
             self._reporter.progress("stopping")
         finally:
             await self._stop()
@@ -95,20 +106,6 @@ class Supervisor:
         """End everything at once."""
         for process in self._processes():
             process.kill()
-
-    async def restart_wiped(self, member: str) -> None:
-        """Stop the log server ``member``, remove its data, start it again: its peers give it a good copy."""
-        async with self._healing:
-            process = self._log_servers[member]
-            zone = next(server.zone for server in self._servers if server.name == member)
-            await process.stop(LOG_SERVER_PATIENCE)
-            store = self._layout.log_server(zone).store
-            if store.exists():
-                aside = store.with_name("store.wiped")
-                shutil.rmtree(aside, ignore_errors=True)
-                store.rename(aside)
-                await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
-            await process.start()
 
     async def _start(self) -> None:
         self._make_directories()
@@ -182,6 +179,39 @@ class Supervisor:
             password=self._secrets.log_password.get_secret_value(),
         )
 
+    async def _heal(self) -> None:
+        """Watch the log's members, and have a rotten one copied anew."""
+        async with self._log_service() as service:
+            self._healer = Healer(service, self._log_servers, LogServers(self._layout, self._log_servers))
+            await self._healer.run()
+
+    async def _scrub(self) -> None:
+        """Read each member's copy of each log from time to time, so that rot is found while it is alone."""
+        while True:
+            await asyncio.sleep(SCRUB_EVERY)
+            for shard in range(len(self._state.shards)):
+                for member in self._log_servers:
+                    await self._scrub_one(stream_name(self._state.cluster, shard), member)
+
+    async def _scrub_one(self, stream: str, member: str) -> None:
+        log = NatsLog(
+            [server.url for server in self._servers],
+            stream,
+            user=self._secrets.log_user,
+            password=self._secrets.log_password.get_secret_value(),
+        )
+        try:
+            async with asyncio.timeout(SCRUB_WITHIN):
+                await scrub(log, member, first=(await log.health()).first_sequence, rate=SCRUB_RATE)
+        except LogCorrupt as error:
+            self._reporter.note(f"log server {member} has a rotten copy of {stream}: {error}")
+            if self._healer:
+                self._healer.condemn(member, stream)
+        except (LogError, TimeoutError):
+            pass  # another time
+        finally:
+            await log.close()
+
     async def _log_servers_answer(self, service: LogService) -> None:
         deadline = asyncio.get_running_loop().time() + LOG_SERVERS_WITHIN
         while True:
@@ -225,8 +255,23 @@ class Supervisor:
     def _engine_process(self, node: Node) -> Process:
         files = self._layout.node(node)
 
+        conf = valkey_conf(
+            node=node,
+            directory=files.directory,
+            engine_socket=files.engine_socket,
+            follow_port=follow_port(self._state, node.name),
+            agent_user=self._secrets.agent_user,
+            agent_password=self._secrets.agent_password.get_secret_value(),
+            io_threads=self._manifest.spec.engine.io_threads,
+            lease=self._manifest.spec.failover.lease,
+            parameters=self._manifest.spec.engine.parameters,
+        )
+        nodes = nodes_conf(node, self._topology)
+
         def prepare() -> list[str]:
-            return []
+            _write_private(files.engine_conf, conf)
+            _write_private(files.nodes_conf, nodes)
+            return [str(self._engine / "valkey-server"), str(files.engine_conf)]
 
         return Process(f"engine {node.name}", prepare, files.engine_output, self._reporter.note)
 
@@ -268,9 +313,24 @@ class Supervisor:
 
     # Watching
 
+    async def _keep_at(self, chore: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do ``chore``, which never ends, and should it fail, do it again: the cluster runs without it."""
+        while True:
+            try:
+                await chore()
+            except Exception:
+                self._reporter.note(traceback.format_exc().rstrip())
+            await asyncio.sleep(CHORE_AGAIN)
+
     async def _observe(self, before: MemoryClusterStatus | None) -> MemoryClusterStatus:
         generation = self._manifest.metadata.generation
-        status = await observe(self._topology, self._layout, generation=generation, before=before)
+        status = await observe(
+            self._topology,
+            self._layout,
+            generation=generation,
+            before=before,
+            log_trouble=self._healer.message if self._healer else "",
+        )
         if before is None or status.conditions != before.conditions or status.phase != before.phase:
             text = status.model_dump_json(by_alias=True, indent=2) + "\n"
             await asyncio.to_thread(write_durably, self._layout.status, text)
@@ -290,7 +350,8 @@ class Supervisor:
                     return status
                 self._reporter.progress("waiting for the replicas")
             else:
-                self._reporter.progress(f"waiting: {conditions['Ready'].message}")
+                waiting = [str(shard.index) for shard in status.shards if shard.primary is None]
+                self._reporter.progress(f"waiting for a primary of shard {', '.join(waiting)}")
             await asyncio.sleep(START_WATCH_EVERY)
             status = await self._observe(status)
 
@@ -304,6 +365,31 @@ class Supervisor:
             for output in (self._layout.output, *(process.output for process in self._processes())):
                 bound_output(output)
             await asyncio.sleep(WATCH_EVERY)
+
+
+class LogServers:
+    """The log servers, for the healer."""
+
+    def __init__(self, layout: Layout, processes: Mapping[str, Process]) -> None:
+        self._layout = layout
+        self._processes = processes
+
+    async def stop(self, member: str) -> None:
+        """Stop the server, so that it hands over what it leads."""
+        await self._processes[member].stop(LOG_SERVER_PATIENCE)
+
+    async def wipe(self, member: str) -> None:
+        """Delete what the stopped server has stored."""
+        store = self._layout.log_server(member.removeprefix(LOG_SERVER_PREFIX)).store
+        aside = store.with_name("store.wiped")
+        await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+        if store.exists():
+            store.rename(aside)  # whole or not at all, should this be interrupted
+        await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+
+    async def start(self, member: str) -> None:
+        """Start it again."""
+        await self._processes[member].start()
 
 
 def changes(before: MemoryClusterStatus | None, after: MemoryClusterStatus) -> list[str]:

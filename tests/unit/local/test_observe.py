@@ -28,7 +28,7 @@ def said(role: str, **more: Any) -> dict[str, Any]:
         "end": 100,
         "lag": 0,
         "lease": 4.2,
-        "serving": True,
+        "ready": True,
         "message": "",
         "log": None,
     }
@@ -100,7 +100,7 @@ def test_a_log_member_behind_degrades() -> None:
 
 
 def test_a_lapsed_leader_does_not_serve() -> None:
-    lapsed = {**HEALTHY, "demo-0-0": said("leader", serving=False, lease=0.0, message="the lease has lapsed")}
+    lapsed = {**HEALTHY, "demo-0-0": said("leader", ready=False, lease=0.0, message="the lease has lapsed")}
     seen = status(lapsed, before=status(HEALTHY))
     assert seen.phase is Phase.UNAVAILABLE
     assert seen.shards[0].primary is None
@@ -122,7 +122,7 @@ def test_of_two_that_say_they_lead_the_newer_epoch_counts() -> None:
 
 def test_a_frozen_node_is_never_primary() -> None:
     seen = status(
-        {**HEALTHY, "demo-0-0": said("frozen", serving=False, message="the log lacks what was promised")}
+        {**HEALTHY, "demo-0-0": said("frozen", ready=False, message="the log lacks what was promised")}
     )
     assert seen.shards[0].primary is None
     assert seen.shards[0].nodes[0].role is Role.FROZEN
@@ -141,6 +141,6 @@ def test_the_leaders_view_of_the_log_counts() -> None:
 
 def test_conditions_keep_the_time_of_their_last_transition() -> None:
     before = status(HEALTHY, now=THEN)
-    degraded = status({**HEALTHY, "demo-0-1": said("starting", serving=False)}, before=before, now=NOW)
+    degraded = status({**HEALTHY, "demo-0-1": said("starting", ready=False)}, before=before, now=NOW)
     times = {each.type: each.last_transition_time for each in degraded.conditions}
     assert times == {"Ready": THEN, "Redundant": NOW}
