@@ -109,12 +109,21 @@ class Service:
 
     def thaw(self, *names: str) -> None:
         for name in names or tuple(self.frozen):
+            assert name in self.frozen
             self.signal(signal.SIGCONT, name)
             self.frozen.discard(name)
 
     def wipe(self, name: str) -> None:
         assert name not in self.processes
         shutil.rmtree(self.data_dir(name))
+
+    async def restore(self) -> None:
+        """Bring back all servers, however they were left."""
+        self.thaw()
+        for name in self.names:
+            if name not in self.processes:
+                self.start(name)
+        await self.ready()
 
     async def close(self) -> None:
         self.thaw()

@@ -57,7 +57,7 @@ class Feed:
             feed = cls(wire, stream)
             try:
                 await feed._start(start)
-                if feed.member not in avoid:
+                if not feed.member or feed.member not in avoid:
                     return feed
             except BaseException:
                 await feed.close()

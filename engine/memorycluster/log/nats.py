@@ -21,6 +21,7 @@ from memorycluster.log.interface import (
     LogFull,
     LogHealth,
     LogMissing,
+    LogTrimmed,
     LogUnavailable,
     Member,
 )
@@ -144,6 +145,8 @@ class NatsLog:
                 shorter.forget()
             except LogMissing as error:
                 missing.insists(error)
+            except LogTrimmed as error:
+                raise LogConflict(f"log record {sequence}: what was there has been trimmed") from error
             undecided = True
             await retry.wait()
             if retry.tries % ASK_AFTER == 0:  # nobody answers: because there is no such log?
@@ -208,7 +211,10 @@ class NatsLog:
 
     async def feed(self, start: int, avoid: Collection[str]) -> Feed:
         """Start a feed from sequence ``start`` on a member that is none of ``avoid``."""
-        return await Feed.start(await self._link.wire(), self._stream, start, avoid)
+        feed = await Feed.start(await self._link.wire(), self._stream, start, avoid)
+        if not feed.member:  # a single server does not say its name here
+            (feed.member,) = (await self.state()).members
+        return feed
 
     # Admin
 
