@@ -159,7 +159,7 @@ class Machine:
         if read.position.sequence <= self.position.sequence:
             # Known: our own claim, or the log is read again for a new engine.
             if read.position.sequence == self.position.sequence and read.position != self.position:
-                return self._freeze(f"log record {read.position.sequence} is not the one that was there before")
+                return self._freeze(f"log record {read.position.sequence} is not the one that was there")
             return []
         self.position = read.position
         self.quiet_since = self.heard_at = now.boot
@@ -263,7 +263,8 @@ class Machine:
         if self.phase is not Phase.DEPOSED:
             return []
         return self._lacks(
-            self.asked_log_at, f"the log ends at record {end}, record {self.position.sequence} was acknowledged"
+            self.asked_log_at,
+            f"the log ends at record {end}, record {self.position.sequence} was acknowledged",
         )
 
     def log_space(self, used: int, limit: int) -> list[Action]:
@@ -452,8 +453,11 @@ class Machine:
 
     def _follow(self, now: Instant) -> list[Action]:
         """At the end of the log: let the engine serve reads, and claim if it is time to."""
-        if self.engine is None or not self.engine.linked or self.tainted or self.corrupt:
+        if self.engine is None or self.tainted or self.corrupt:
             return []
+        at_end = self.end_at is not None and now.boot - self.end_at <= SECOND
+        if not self.engine.linked:
+            return [AskEngine()] if at_end else []  # Something is read for it, so it is about to be.
         actions: list[Action] = []
         if not self.caught_up and self.catch_up_to is not None:
             # The leader may write on and on: what counts is the end that was confirmed, not the newest one.
@@ -461,9 +465,8 @@ class Machine:
                 return [AskEngine()]
             self.caught_up = True
             actions.append(Reads(True))
-        at_end = self.end_at is not None and now.boot - self.end_at <= SECOND
         if not at_end and not (self.caught_up and self.position.released):
-            return actions  # Old news; but what a reader at the end meets is new, and a claim has its condition.
+            return actions  # Old; but what a reader at the end meets is new, and a claim has its condition.
         if self.in_flight is not None or not self._claimable(now):
             return actions
         if self.engine.offset < self.position.unit_end:
