@@ -207,6 +207,8 @@ class Machine:
             # Asked for by a lapsed leader. The record may be its own, not yet acknowledged.
             over = record.epoch > self.epoch
             return self._end_engine(f"epoch {record.epoch} has begun") if over else []
+        if self.phase is Phase.DEPOSED:
+            return self._refused_by_none(record)
         if self.phase is not Phase.INHERITING or not self.silent or self.engine is None or self.in_flight:
             return []
         if record.end < self.engine.committed:
@@ -238,10 +240,8 @@ class Machine:
         """Answer to ReadNext(sequence): the record after it; None: the log ends there."""
         if sequence != self.position.sequence or self.phase is not Phase.DEPOSED:
             return []
-        self.lacks_since = None
         if record is None:
-            # Refused for the sake of an append that the log then lost: nobody leads, so say so.
-            return self._release(now) if self.silent else []
+            return [ReadLast()] if self.silent else []
         try:
             position = accept(self.position, sequence + 1, record).position
         except LogCorrupt as error:
@@ -253,6 +253,16 @@ class Machine:
             if position.epoch > self.epoch
             else f"epoch {self.epoch} has been released in our name"
         )
+
+    def _refused_by_none(self, last: Record) -> list[Action]:
+        """Our append was refused for the sake of one that the log then lost: nobody leads, so say so."""
+        at = self.position
+        if last.sequence != at.sequence or not self.silent:
+            return []
+        if (last.epoch, last.running_crc) != (at.epoch, at.open_crc):
+            return self._freeze(f"log record {at.sequence} is not the one that was there")
+        self.lacks_since, self.phase = None, Phase.RELEASING
+        return self._append(self._record(Kind.RELEASE))
 
     def engine_ahead(self, now: Instant, offset: int, end: int) -> list[Action]:
         """The engine has applied ``offset`` of this very log, which now ends at offset ``end``."""
