@@ -12,7 +12,7 @@ from tests.log.servers import Service, running
 
 from memorycluster.log.nats import NatsLog
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 256 << 20
 
 
 def _running(size: int) -> Iterator[Service]:

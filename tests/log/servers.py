@@ -21,7 +21,7 @@ from memorycluster.log.server import Server, find_server, server_conf
 from memorycluster.log.service import LogService
 
 USER, PASSWORD = "log", "pass/word"
-MAX_FILE_STORE = 8 << 30
+MAX_FILE_STORE = 64 << 30
 
 
 def free_ports(count: int) -> list[int]:
