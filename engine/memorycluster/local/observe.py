@@ -21,6 +21,7 @@ from memorycluster.api.status import (
 from memorycluster.api.topology import Node, Shard, Topology
 from memorycluster.local.agents import agent_statuses
 from memorycluster.local.layout import Layout
+from memorycluster.local.plan import LOG_SERVER_PREFIX
 
 Answer = Mapping[str, Any]
 """What an agent says of itself at /v1/status."""
@@ -168,7 +169,7 @@ def _log(answers: Sequence[Answer]) -> LogStatus | None:
         members=[
             LogMemberStatus(
                 name=member.get("name", ""),
-                zone=member.get("zone", ""),
+                zone=member.get("zone") or member.get("name", "").removeprefix(LOG_SERVER_PREFIX),
                 leader=bool(member.get("leader")),
                 current=bool(member.get("current")),
                 lag=member.get("lag") or 0,

@@ -11,6 +11,9 @@ from memorycluster.local.errors import UserError
 from memorycluster.local.ports import HOST, allocate, free_base, log_ports, node_ports, port_names
 from memorycluster.local.state import ShardState, State
 
+LOG_SERVER_PREFIX = "log-"
+"""Comes before the zone in a log server's name."""
+
 
 def node_names(cluster: str, shards: int, nodes_per_shard: int) -> list[str]:
     """Return the names of the nodes, by shard and index."""

@@ -20,7 +20,13 @@ from memorycluster.api.units import format_bytes
 from memorycluster.local.errors import UserError
 from memorycluster.local.layout import Layout
 from memorycluster.local.observe import load_status, observe
-from memorycluster.local.plan import follow_port, log_port_numbers, plan_topology, stream_name
+from memorycluster.local.plan import (
+    LOG_SERVER_PREFIX,
+    follow_port,
+    log_port_numbers,
+    plan_topology,
+    stream_name,
+)
 from memorycluster.local.ports import HOST
 from memorycluster.local.process import Process, bound_output
 from memorycluster.local.report import Reporter
@@ -51,10 +57,6 @@ WATCH_EVERY = 1.0
 START_WATCH_EVERY = 0.1
 REDUNDANT_WITHIN = 5.0
 """Seconds that a start waits for replicas once every shard serves."""
-
-
-LOG_SERVER_PREFIX = "log-"
-"""Comes before the zone in a log server's name."""
 
 
 class Supervisor:
