@@ -257,10 +257,12 @@ async def cpu_shares(ours: Durable, *, rounds: int, seconds: float) -> Section:
     section.raw = {"runs": runs}
     for title, some in (("writing", runs[1:]), ("idle", runs[:1])):
         cells = {key: middle([run[key] for run in some]) for key in runs[0]}
-        ratio = str(Ratio.of([run["agent"] for run in some], [run["engine"] for run in some]))
+        ratio = ""
+        if title == "writing":
+            ratio = str(Ratio.of([run["agent"] for run in some], [run["engine"] for run in some]))
         section.rows.append(
             [
-                *(title, cells["rate"], cells["engine"], cells["agent"], ratio if title == "writing" else ""),
+                *(title, cells["rate"], cells["engine"], cells["agent"], ratio),
                 *(cells["engines"], cells["agents"], cells["log"]),
             ]
         )
