@@ -210,8 +210,8 @@ class Cluster:
             while True:
                 for status in await self.said([await self.leader(shard)]):
                     for member in ((status or {}).get("log") or {}).get("members", ()):
-                        if member["leader"] and member["zone"] in self.zones:
-                            return Member("log", member["zone"])
+                        if member["leader"]:
+                            return Member("log", member["name"].removeprefix("log-"))
                 await asyncio.sleep(0.1)
 
     async def whole(self, *, seconds: float = 60) -> None:

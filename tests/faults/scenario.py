@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from tests.faults.cluster import Cluster
@@ -12,6 +13,9 @@ from tests.faults.faults import Fault, Strike
 from tests.faults.history import now
 from tests.faults.judge import Verdict, judge
 from tests.faults.workload import Workload, two_primaries
+
+runs = count()
+"""Numbers that make the keys of one run this process's only ones on a cluster."""
 
 WARM_UP = 1.5
 COOL_DOWN = 1.5
@@ -52,7 +56,7 @@ async def suffer(cluster: Cluster, fault: Fault, *, seed: int, outage: float, ke
     :param keep: directory for the history; it stays there if something is wrong.
     """
     chance = random.Random(seed)
-    work = Workload(cluster.shards(), seed=seed, prefix=f"r{seed:x}-")
+    work = Workload(cluster.shards(), seed=seed, prefix=f"r{next(runs)}-")
     work.start()
     problems: list[str] = []
     try:
@@ -62,6 +66,7 @@ async def suffer(cluster: Cluster, fault: Fault, *, seed: int, outage: float, ke
             healed = now()
         problems += await _served_again(work, healed)
         await asyncio.sleep(COOL_DOWN)
+        ended = now()
     finally:
         try:
             await work.finish(seconds=RECOVERY)
@@ -81,7 +86,7 @@ async def suffer(cluster: Cluster, fault: Fault, *, seed: int, outage: float, ke
         seed,
         verdict,
         problems,
-        work.tally.longest_pause(strike.at, now()),
+        work.tally.longest_pause(strike.at, ended),
         dict(work.tally.refusals),
         dict(work.tally.samples),
     )
