@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import uvloop
-from aiohttp import web
 from pydantic import ValidationError
 
 from memorycluster.agent.agent import Agent
 from memorycluster.agent.config import AgentConfig
-from memorycluster.agent.http import application
 from memorycluster.log.nats import NatsLog
 
 STOP_PATIENCE = 10.0
@@ -33,26 +33,36 @@ async def _run(config: AgentConfig) -> None:
         password=config.log_password.get_secret_value(),
     )
     agent = Agent(config, log)
-    runner = web.AppRunner(application(agent), access_log=None)
-    await runner.setup()
-    config.api_socket.unlink(missing_ok=True)
-    await web.UnixSite(runner, str(config.api_socket)).start()
-    config.api_socket.chmod(0o600)
     running = asyncio.create_task(agent.run())
+    serving = asyncio.create_task(_serve_api(agent, config.api_socket))
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
+        await asyncio.wait([running, serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, serving):
+            if task.done():
+                task.result()
         async with asyncio.timeout(STOP_PATIENCE):
             await agent.give_away("")
     except TimeoutError:
         logging.warning("stopping without having given leadership away: its lease must lapse")
     finally:
         running.cancel()
-        await asyncio.wait([running])
-        await runner.cleanup()
+        serving.cancel()
+        await asyncio.wait([running, serving])
         await log.close()
+
+
+async def _serve_api(agent: Agent, socket: Path) -> None:
+    """Serve the HTTP API until cancelled."""
+
+    def load() -> ModuleType:
+        from memorycluster.agent import http
+
+        return http
+
+    # The library takes as long to load as all the rest: no failover is to wait for it.
+    http = await asyncio.to_thread(load)
+    await http.serve(agent, socket)
 
 
 def main() -> int:
@@ -63,6 +73,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
     )
+    os.umask(0o077)  # The API is for our own user.
     try:
         config = AgentConfig.load(arguments.config)
     except (OSError, ValidationError, ValueError) as error:

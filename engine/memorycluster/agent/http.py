@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -32,6 +33,17 @@ def application(agent: Agent) -> web.Application:
         ]
     )
     return app
+
+
+async def serve(agent: Agent, socket: Path) -> None:
+    """Serve the API of ``agent`` at the unix socket ``socket`` until cancelled."""
+    runner = web.AppRunner(application(agent), access_log=None)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(socket)).start()
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 def status(agent: Agent) -> dict[str, Any]:
