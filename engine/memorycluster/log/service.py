@@ -99,7 +99,7 @@ class LogService:
         """Check that each server keeps what it acknowledges: its version, JetStream, fsync before each ack.
 
         :raises ServerUnfit: naming the server and what is wrong.
-        :raises LogUnavailable: a server does not answer.
+        :raises LogUnavailable: a server does not answer, or is still starting.
         """
         await asyncio.gather(*(self._assert_safe(server) for server in self._servers))
 
@@ -108,6 +108,9 @@ class LogService:
         check_version(varz["version"], server.name)
         jetstream = varz.get("jetstream", {}).get("config")
         if not jetstream:
+            # A server that has just started answers before it has opened its store.
+            if (health := await fetch(server, "healthz")).get("status") != "ok":
+                raise LogUnavailable(f"{server.name}: {health.get('error')}")
             raise ServerUnfit(f"{server.name}: JetStream is not enabled")
         if not jetstream.get("sync_always"):
             raise ServerUnfit(
