@@ -104,13 +104,13 @@ class LogService:
         await asyncio.gather(*(self._assert_safe(server) for server in self._servers))
 
     async def _assert_safe(self, server: Server) -> None:
+        # A server that has just started answers before it has opened its store.
+        if (health := await fetch(server, "healthz")).get("status") != "ok":
+            raise LogUnavailable(f"{server.name}: {health.get('error')}")
         varz = await fetch(server, "varz")
         check_version(varz["version"], server.name)
         jetstream = varz.get("jetstream", {}).get("config")
         if not jetstream:
-            # A server that has just started answers before it has opened its store.
-            if (health := await fetch(server, "healthz")).get("status") != "ok":
-                raise LogUnavailable(f"{server.name}: {health.get('error')}")
             raise ServerUnfit(f"{server.name}: JetStream is not enabled")
         if not jetstream.get("sync_always"):
             raise ServerUnfit(
