@@ -52,48 +52,48 @@ async def recovery(programs: Path, root: Path, *, megabytes: int, repeats: int) 
 
 
 async def _once(system: Durable) -> dict[str, Any]:
-    began = time.perf_counter()
-    position = await replay(system.nodes[system.primary].agent)
-    replayed = time.perf_counter() - began
+    position, took = await replay(system.nodes[system.primary].agent)
     replica = next(name for name in system.nodes if name != system.primary)
     return {
         "bytes": position.unit_end,
         "records": position.sequence,
-        "replay": replayed,
+        "replay": took,
         "bootstrap": await bootstrap(system, replica, position.unit_end),
     }
 
 
-async def replay(agent: dict[str, Any]) -> Position:
-    """Read and verify a shard's log up to its end; return where that is."""
+async def replay(agent: dict[str, Any]) -> tuple[Position, float]:
+    """Read and verify a shard's log; return where it ends, and the seconds until its last record was verified."""
     position = Position(UUID(str(agent["generation"])))
     log = await NatsLog.connect(
         agent["log_servers"], agent["stream"], user=agent["log_user"], password=agent["log_password"]
     )
+    began = ended = time.perf_counter()
     try:
         async with contextlib.aclosing(log.tail(0)) as entries:
             async for entry in entries:
                 if entry is None:
                     break
                 position = read(position, entry.sequence, entry.data).position
+                ended = time.perf_counter()
     finally:
         await log.close()
-    return position
+    return position, ended - began
 
 
 async def bootstrap(system: Durable, replica: str, offset: int) -> float:
-    """Kill a replica's engine; return the seconds until it serves again, having applied ``offset``."""
+    """Kill a replica's engine; return the seconds until it is ready again, having applied ``offset``."""
     engines = system.pids("engine", replica)
     if len(engines) != 1:
         raise BenchError(f"{replica}: {len(engines)} engines")
     began = time.perf_counter()
     kill(engines[0])
     down = False
-    async with asyncio.timeout(300):
+    async with asyncio.timeout(120):
         while True:
             status = (await system.statuses()).get(replica, {})
-            serves = bool(status.get("serving")) and status.get("applied", 0) >= offset
-            if down and serves:
+            caught_up = bool(status.get("ready")) and (status.get("applied") or 0) >= offset
+            if down and caught_up:
                 return time.perf_counter() - began
-            down = down or not serves
+            down = down or not caught_up
             await asyncio.sleep(0.02)
