@@ -135,7 +135,7 @@ class Machine:
     received: int = 0
     """Offset up to which the engine's stream has arrived."""
     ends: deque[int] = field(default_factory=deque)
-    """Offsets beyond ``position.open_end`` at which units end."""
+    """Offsets at which units end, in increasing order, as far as they are not yet appended."""
     committed: int = 0
     """Offset that the engine has been told is committed."""
     renewed: Instant | None = None
@@ -224,7 +224,6 @@ class Machine:
         self.lacks_since = None
         if record.epoch > self.engine.epoch or record.kind is Kind.RELEASE:
             return self._end_engine(f"epoch {self.engine.epoch} is over", flush=True)
-        self.epoch = record.epoch
         return self._append(
             Append(
                 Kind.RELEASE,
@@ -400,31 +399,27 @@ class Machine:
     def engine_lost(self, now: Instant) -> list[Action]:
         """The connection to the engine broke. That proves nothing: end the process to be sure."""
         self.engine = None
-        self._not_caught_up()
         if self.phase in (Phase.PROMOTING, Phase.LEADING, Phase.DRAINING):
             return [EndEngine("lost the connection to it")]
         if self.phase is Phase.INHERITING:
-            return self._inherited_lost()
+            return self._to_following()
         return []
 
     def engine_exited(self, now: Instant) -> list[Action]:
         """The engine's process has ended: it is silent for good."""
         self.engine, self.tainted = None, False
-        self._not_caught_up()
         if self.phase in (Phase.PROMOTING, Phase.LEADING, Phase.DRAINING):
             return self._release(now)
         if self.phase is Phase.DEPOSED:
             return self._to_following()
         if self.phase is Phase.INHERITING:
-            return self._inherited_lost()
+            return self._to_following()
         return []
 
     def stream(self, now: Instant, received: int, ends: list[int]) -> list[Action]:
         """The engine's stream has arrived up to ``received``; more unit ends are known."""
         self.received = max(self.received, received)
-        for end in ends:
-            if end > self.position.open_end and (not self.ends or end > self.ends[-1]):
-                self.ends.append(end)
+        self.ends.extend(ends)
         return self._next_append(now)
 
     # ------------------------------------------------------------------ time, and people
@@ -449,11 +444,6 @@ class Machine:
             return []
         self.phase, self.successor = Phase.DRAINING, successor
         return [Revoke(self.epoch)]
-
-    @property
-    def lapses_at(self) -> int:
-        """When the lease of the leader ends, as its own record says; 0: none."""
-        return self.renewed.boot + self.lease if self.renewed else 0
 
     def serving(self, now: Instant) -> bool:
         """Whether this machine's engine may answer as leader."""
@@ -523,11 +513,9 @@ class Machine:
 
     def _claimed(self, now: Instant) -> list[Action]:
         self.phase = Phase.PROMOTING
-        self.silent, self.deadline, self.renewed = True, 0, None
-        self.drain_to, self.successor = None, ""
+        self.silent, self.drain_to, self.successor = True, None, ""
         self.received = self.committed = self.position.unit_end
         self.ends.clear()  # Of an engine that is gone.
-        self.ends.clear()
         if self.engine is None or self.engine.offset != self.position.unit_end:
             return self._release(now)
         self.tainted = True
@@ -556,9 +544,6 @@ class Machine:
         self.read_on = None
         self._unsettle()
         return []
-
-    def _inherited_lost(self) -> list[Action]:
-        return self._to_following() if self.in_flight is None else []
 
     def _lacks(self, at: int, reason: str) -> list[Action]:
         """The log was asked at ``at``, and does not show what is known to be in it."""
