@@ -40,6 +40,9 @@ class Hand:
     def now(self) -> Instant:
         return Instant(self.boot, self.boot + self.skew)
 
+    def phase(self) -> Phase:
+        return self.machine.phase
+
     def wait(self, us: int) -> None:
         self.boot += us
 
@@ -160,7 +163,7 @@ class Hand:
         self.write(Kind.DATA, unit(100))
         self.up()
         self.end()
-        assert self.machine.phase is Phase.FOLLOWING
+        assert self.phase() is Phase.FOLLOWING
         assert self.machine.caught_up
         return self
 
@@ -168,13 +171,13 @@ class Hand:
         """The claim of the first epoch is in flight."""
         self.up()
         self.end()
-        assert self.machine.phase is Phase.CLAIMING
+        assert self.phase() is Phase.CLAIMING
         return self
 
     def promoting(self) -> Hand:
         self.claiming()
         self.commit()
-        assert self.machine.phase is Phase.PROMOTING
+        assert self.phase() is Phase.PROMOTING
         return self
 
     def leading(self) -> Hand:

@@ -20,7 +20,6 @@ from functools import partial
 from random import Random
 from uuid import UUID
 
-from memorycluster.agent import machine as machine_module
 from memorycluster.agent.actions import (
     Action,
     Alarm,
@@ -46,7 +45,7 @@ MS = 1_000
 SECOND = 1_000_000
 GENERATION = UUID(int=7)
 MAX_PAYLOAD = 64
-"""Bytes in a record of this world, so that many units are larger than one."""
+"""Bytes in a record of this world, so that many units are larger than one: set it in the machine, too."""
 MARK_EVERY = 16
 UNCOMMITTED_LIMIT = 600
 RATES = (915, 1000, 1095)
@@ -676,7 +675,7 @@ class Node:
         """Carry a message between this node and the log."""
         rng = self.world.rng
         delay = rng.randint(100, 3 * MS)
-        if rng.random() < 0.02:
+        if rng.random() < self.world.spikes:
             delay += rng.randrange(self.world.lease)
         if self.slow:
             delay += rng.randrange(self.slow)
@@ -727,13 +726,14 @@ class World:
     """Everything there is."""
 
     def __init__(self, seed: int, *, nodes: int = 3, lease: int = 2 * SECOND) -> None:
-        machine_module.MAX_PAYLOAD = MAX_PAYLOAD  # type: ignore[misc]
         self.rng = Random(seed)
         self.now = 0
         self.lease = lease
         self.queue: list[tuple[int, int, Call]] = []
         self.count = 0
         self.answers_lost = 0.0
+        self.spikes = 0.02
+        """Share of the messages between nodes and log that take up to a lease."""
         self.space_used = 10
         self.lost = False
         """The log has lost a tail: what was promised can't be kept, but it must be noticed."""
@@ -923,7 +923,7 @@ class World:
 
     def heal(self) -> None:
         """End all faults."""
-        self.answers_lost, self.space_used = 0.0, 10
+        self.answers_lost, self.spikes, self.space_used = 0.0, 0.0, 10
         self.log.stale, self.log.full = None, False
         self.log.rotten.clear()
         self.log.recover()
@@ -971,7 +971,7 @@ class World:
         if not self.run_until(self.settled, 5 * self.lease + 8 * SECOND):
             raise Violation("no recovery: " + self.describe())
         before = self.acks
-        if not self.run_until(lambda: self.acks > before + 3, 2 * SECOND):
+        if not self.run_until(lambda: self.acks > before + 3, 5 * SECOND):
             raise Violation("writes are not acknowledged: " + self.describe())
 
     def describe(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.agent.hand import LEASE, MS, SECOND, THEIRS, Hand, unit
 
@@ -45,15 +47,15 @@ def test_nothing_is_claimed_before_the_log_has_been_read() -> None:
     hand.log.clear()  # The stream is there, and its first record is not.
     hand.up()
     hand.quiet(10 * SECOND)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_a_follower_waits_1_2_leases_after_the_last_record() -> None:
     hand = Hand().following()
     hand.quiet(6 * SECOND - 250 * MS)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.quiet(250 * MS)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
     assert hand.flight().epoch == 2
     assert hand.flight().start == 100
 
@@ -64,20 +66,20 @@ def test_a_record_restarts_the_wait() -> None:
     hand.write(Kind.RENEW)
     hand.end()
     hand.quiet(6 * SECOND - 250 * MS)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.quiet(250 * MS)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_the_wait_starts_anew_when_the_log_becomes_readable_again() -> None:
     hand = Hand().following()
     hand.wait(60 * SECOND)  # Nobody could renew, or read that somebody did.
     hand.end()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.quiet(6 * SECOND - 250 * MS)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.quiet(250 * MS)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_an_unreadable_log_restarts_the_wait_at_once() -> None:
@@ -85,9 +87,9 @@ def test_an_unreadable_log_restarts_the_wait_at_once() -> None:
     hand.quiet(5 * SECOND)
     hand.machine.log_unreadable()
     hand.quiet(6 * SECOND)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.quiet(250 * MS)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_an_end_that_was_confirmed_long_ago_is_no_base_for_a_claim() -> None:
@@ -95,7 +97,7 @@ def test_an_end_that_was_confirmed_long_ago_is_no_base_for_a_claim() -> None:
     hand.quiet(5 * SECOND)
     hand.wait(2 * SECOND)
     hand.tick()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_who_has_not_applied_the_log_to_its_end_does_not_claim() -> None:
@@ -105,30 +107,49 @@ def test_who_has_not_applied_the_log_to_its_end_does_not_claim() -> None:
     hand.up(hand.engine(99))
     hand.end()
     hand.quiet(10 * SECOND)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     assert hand.of(AskEngine)
     hand.answer(100)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_no_claim_without_an_engine() -> None:
     hand = Hand().following()
     hand.machine.engine_lost(hand.now)
     hand.quiet(10 * SECOND)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_two_claimants_with_the_same_tail_the_refused_one_follows() -> None:
     hand = Hand().claiming()
-    mine = hand.send()
+    hand.send()
     hand.write(Kind.CLAIM, b"b")
     hand.did(hand.machine.append_refused(hand.now))
     assert not hand.actions
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     assert hand.machine.epoch == 0
     hand.end()
     hand.quiet(6 * SECOND - 250 * MS)
-    assert hand.machine.phase is Phase.FOLLOWING, "the winner gets its time"
+    assert hand.phase() is Phase.FOLLOWING, "the winner gets its time"
+
+
+def test_a_refused_claimant_waits_although_it_has_not_read_why() -> None:
+    hand = Hand().following()
+    hand.quiet(6 * SECOND)
+    hand.send()
+    hand.machine.append_refused(hand.now)
+    hand.quiet(SECOND)
+    assert hand.phase() is Phase.FOLLOWING
+
+
+def test_the_loser_may_claim_the_next_epoch() -> None:
+    hand = Hand().claiming()
+    mine = hand.send()
+    hand.write(Kind.CLAIM, b"b")
+    hand.machine.append_refused(hand.now)
+    hand.end()
+    hand.quiet(6 * SECOND - 250 * MS)
+    assert hand.phase() is Phase.FOLLOWING
     hand.quiet(500 * MS)
     assert hand.flight().epoch == mine.epoch + 1
 
@@ -138,7 +159,7 @@ def test_own_claim_read_by_the_tail_before_its_ack() -> None:
     claim = hand.send()
     hand.land(claim)
     hand.read()
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
     hand.did(hand.machine.append_done(hand.now, claim))
     assert hand.of(Promote) == [Promote(1, 0)]
     assert hand.machine.position == hand.position
@@ -152,7 +173,7 @@ def test_a_claim_after_mine_was_read_before_my_ack() -> None:
     hand.read()
     hand.did(hand.machine.append_done(hand.now, claim))
     assert not hand.actions
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_an_engine_that_moved_while_the_claim_was_in_flight_is_not_promoted() -> None:
@@ -190,8 +211,11 @@ def test_a_claim_voids_an_open_unit() -> None:
 def test_no_lease_before_the_first_record_of_the_epoch_commits() -> None:
     hand = Hand().promoting()
     assert not hand.of(Lease)
+    hand.tick()
+    assert not hand.actions
     hand.did(hand.machine.engine_promoted(hand.now))
     assert not hand.of(Lease)
+    assert not hand.of(Writes)
     assert hand.flight().kind is Kind.RENEW
     sent = hand.boot
     hand.commit(after=3 * MS)
@@ -232,7 +256,7 @@ def test_a_lapsed_leader_resumes_once_a_fresh_record_commits() -> None:
     stream(hand, 10, 10)
     hand.commit(after=2 * LEASE)
     hand.answer()
-    assert hand.machine.phase is Phase.LEADING
+    assert hand.phase() is Phase.LEADING
     assert hand.flight().kind is Kind.RENEW
     sent = hand.boot
     hand.commit()
@@ -251,6 +275,84 @@ def test_an_idle_leader_renews_well_before_its_lease_ends() -> None:
             hand.commit()
             assert hand.of(Lease)
         assert hand.machine.deadline - hand.boot > LEASE // 2
+
+
+def test_time_alone_renews_if_the_engine_has_answered() -> None:
+    hand = Hand().leading()
+    hand.wait(900 * MS)
+    hand.answer()
+    assert not hand.actions
+    hand.wait(100 * MS)
+    hand.tick()
+    renewal = hand.flight()
+    assert (renewal.kind, renewal.start, renewal.end, renewal.sequence) == (Kind.RENEW, 0, 0, 4)
+
+
+def test_leases_are_sent_when_they_are_worth_it() -> None:
+    hand = Hand().leading()
+    hand.wait(200 * MS)
+    stream(hand, 10, 10)
+    hand.commit()
+    assert not hand.of(Lease), "it would end a moment later than the one before"
+    hand.wait(100 * MS)
+    stream(hand, 20, 20)
+    hand.commit()
+    assert hand.of(Lease)
+
+
+def test_a_lapsed_leader_gets_even_a_moment() -> None:
+    hand = Hand().leading()
+    hand.wait(200 * MS)
+    sent = hand.boot
+    stream(hand, 10, 10)
+    hand.commit(after=LEASE - 100 * MS)
+    assert hand.of(Lease) == [Lease(1, sent + LEASE)]
+
+
+def test_an_append_that_was_never_sent_gives_no_lease() -> None:
+    hand = Hand().leading()
+    hand.wait(SECOND)
+    stream(hand, 10, 10)
+    record = hand.record(hand.flight())
+    hand.did(hand.machine.append_done(hand.now, record))
+    assert hand.of(Commit)
+    assert not hand.of(Lease)
+
+
+def test_a_second_answer_to_the_same_append_is_ignored() -> None:
+    hand = Hand().leading()
+    stream(hand, 10, 10)
+    record = hand.send()
+    hand.land(record)
+    hand.machine.append_done(hand.now, record)
+    assert not hand.machine.append_done(hand.now, record)
+    stream(hand, 20, 20)
+    assert not hand.machine.append_done(hand.now, record)
+    assert hand.flight().sequence == record.sequence + 1
+
+
+def test_what_the_reader_says_does_not_concern_a_leader() -> None:
+    hand = Hand().leading()
+    hand.quiet(20 * SECOND)
+    assert not hand.actions
+    for _ in range(100):
+        hand.wait(250 * MS)
+        assert not hand.machine.log_end(hand.now, 1)
+        assert not hand.machine.log_too_short(1)
+    assert not hand.machine.log_corrupt("rotten")
+    assert not hand.machine.engine_promoted(hand.now)
+    assert not hand.machine.engine_failed(hand.now, "late")
+    assert hand.phase() is Phase.LEADING
+
+
+def test_an_own_record_that_does_not_follow_freezes_and_silences() -> None:
+    hand = Hand().leading()
+    stream(hand, 10, 10)
+    record = replace(hand.send(), start=5)
+    hand.did(hand.machine.append_done(hand.now, record))
+    assert hand.phase() is Phase.FROZEN
+    assert hand.of(Revoke) == [Revoke(1)]
+    assert [reads.allowed for reads in hand.of(Reads)] == [False]
 
 
 def test_a_frozen_engine_under_a_live_agent_loses_the_lease() -> None:
@@ -300,6 +402,15 @@ def test_a_clock_jump_voids_the_lease_that_is_held(jump: int) -> None:
         hand.tick()
     hand.commit()
     assert hand.machine.serving(hand.now), "a fresh record gives a fresh lease"
+
+
+def test_a_clock_jump_is_told_once() -> None:
+    hand = Hand().leading()
+    hand.wait(SECOND)
+    hand.skew += SECOND
+    hand.tick()
+    hand.tick()
+    assert not hand.of(Lease)
 
 
 def test_small_drift_of_the_clocks_is_none() -> None:
@@ -399,7 +510,7 @@ def test_marks_of_an_engine_that_is_gone_cut_nothing() -> None:
     hand = Hand().leading()
     hand.machine.engine_exited(hand.now)
     hand.commit()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     stream(hand, 33, 33)
     hand.up()
     hand.end()
@@ -408,6 +519,31 @@ def test_marks_of_an_engine_that_is_gone_cut_nothing() -> None:
     hand.commit()
     stream(hand, 35, 20)
     assert hand.flight().end == 20
+
+
+def test_a_second_leadership_starts_from_nothing() -> None:
+    hand = Hand().leading()
+    stream(hand, 1000)
+    hand.machine.give_away(hand.now, "c")
+    hand.machine.engine_revoked(hand.now, 1, 0)
+    assert (hand.flight().kind, hand.flight().text) == (Kind.RELEASE, "c")
+    hand.commit()
+    hand.machine.engine_exited(hand.now)
+    hand.up()
+    hand.end()
+    hand.quiet(SECOND)
+    hand.commit()
+    assert hand.of(Promote)
+    hand.did(hand.machine.engine_promoted(hand.now))
+    hand.commit()
+    assert hand.machine.serving(hand.now)
+    stream(hand, 0, 20)
+    assert hand.machine.in_flight is None, "none of it has arrived"
+    hand.machine.give_away(hand.now, "")
+    hand.tick()
+    assert hand.machine.in_flight is None, "the engine has not said that it is silent"
+    hand.machine.engine_exited(hand.now)
+    assert (hand.flight().kind, hand.flight().text) == (Kind.RELEASE, "")
 
 
 # ---------------------------------------------------------------------- a refused append
@@ -428,6 +564,59 @@ def test_a_refused_append_stops_serving_first_and_then_reads() -> None:
     assert not hand.machine.serving(hand.now)
 
 
+def test_an_append_refused_while_draining_or_releasing_is_looked_into_too() -> None:
+    draining = Hand().leading()
+    stream(draining, 10, 10)
+    draining.send()
+    draining.machine.give_away(draining.now, "")
+    draining.wait(SECOND)
+    draining.did(draining.machine.append_refused(draining.now))
+    assert draining.phase() is Phase.DEPOSED
+    assert draining.of(ReadNext)
+
+    releasing = Hand().leading()
+    releasing.machine.engine_exited(releasing.now)
+    releasing.send()
+    releasing.wait(SECOND)
+    releasing.did(releasing.machine.append_refused(releasing.now))
+    assert releasing.phase() is Phase.DEPOSED
+    assert releasing.actions == [ReadNext(3)], "there is nobody to silence"
+
+
+def test_the_engine_of_a_deposed_agent_dies() -> None:
+    hand = deposed(Hand().leading())
+    hand.machine.engine_exited(hand.now)
+    assert hand.phase() is Phase.FOLLOWING
+
+
+def test_a_revoke_whose_answer_was_lost_is_sent_again() -> None:
+    hand = deposed(Hand().leading())
+    hand.machine.engine_lost(hand.now)
+    hand.up(hand.engine(10, leads=1))
+    assert hand.actions == [Revoke(1)]
+    hand.machine.engine_revoked(hand.now, 1, 10)
+    hand.machine.engine_lost(hand.now)
+    assert not hand.up(hand.engine(10, leads=1))
+
+
+def test_an_append_given_up_is_decided_before_the_next_claim() -> None:
+    hand = Hand().leading()
+    claim = hand.write(Kind.CLAIM, b"b")
+    hand.wait(7 * SECOND)
+    hand.answer()
+    assert hand.flight().kind is Kind.RENEW
+    hand.machine.log_last(claim)
+    assert hand.phase() is Phase.FOLLOWING
+    hand.machine.engine_exited(hand.now)
+    hand.up(hand.engine(0))
+    hand.end()
+    hand.quiet(10 * SECOND)
+    assert hand.phase() is Phase.FOLLOWING
+    hand.machine.append_refused(hand.now)
+    hand.end()
+    assert hand.phase() is Phase.CLAIMING
+
+
 def test_a_claim_of_a_higher_epoch_demotes() -> None:
     hand = Hand().leading()
     claim = hand.write(Kind.CLAIM, b"b")
@@ -436,7 +625,7 @@ def test_a_claim_of_a_higher_epoch_demotes() -> None:
     assert hand.of(EndEngine)
     assert not hand.of(Append)
     assert not hand.of(Commit)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_a_demoted_engine_follows_only_after_a_restart() -> None:
@@ -447,22 +636,22 @@ def test_a_demoted_engine_follows_only_after_a_restart() -> None:
     hand.machine.engine_answered(hand.now, hand.boot, hand.engine(0))
     hand.end()
     hand.quiet(10 * SECOND)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.machine.engine_exited(hand.now)
     hand.up(hand.engine(0))
     hand.quiet(10 * SECOND)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_a_log_without_what_was_acknowledged_freezes_its_leader() -> None:
     hand = deposed(Hand().leading())
     for _ in range(200):
         hand.did(hand.machine.log_too_short(2))
-        if hand.machine.phase is Phase.FROZEN:
+        if hand.phase() is Phase.FROZEN:
             break
         hand.wait(100 * MS)
         hand.tick()
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
     assert hand.of(Alarm)
     assert not hand.of(EndEngine)
 
@@ -470,7 +659,7 @@ def test_a_log_without_what_was_acknowledged_freezes_its_leader() -> None:
 def test_a_frozen_machine_does_nothing_any_more() -> None:
     hand = deposed(Hand().leading())
     hand.machine.log_next(hand.now, 3, hand.write(Kind.DATA, unit(10)))
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
     hand.quiet(20 * SECOND)
     stream(hand, 10, 10)
     assert not hand.tick()
@@ -479,13 +668,13 @@ def test_a_frozen_machine_does_nothing_any_more() -> None:
     assert not hand.machine.engine_exited(hand.now)
     assert not hand.machine.engine_up(hand.now, hand.engine(leads=1))
     assert not hand.machine.give_away(hand.now, "")
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
 
 
 def test_a_record_of_my_epoch_that_is_not_mine_freezes() -> None:
     hand = deposed(Hand().leading())
     hand.did(hand.machine.log_next(hand.now, 3, hand.write(Kind.DATA, unit(10))))
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
 
 
 def test_a_claim_that_cuts_what_was_acknowledged_freezes() -> None:
@@ -498,14 +687,14 @@ def test_a_claim_that_cuts_what_was_acknowledged_freezes() -> None:
     hand.send()
     hand.machine.append_refused(hand.now)
     hand.did(hand.machine.log_next(hand.now, hand.machine.position.sequence, claim))
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
 
 
 def test_a_release_in_my_name_ends_the_engine() -> None:
     hand = deposed(Hand().leading())
     hand.did(hand.machine.log_next(hand.now, 3, hand.write(Kind.RELEASE)))
     assert hand.of(EndEngine)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_a_refused_record_whose_place_is_empty_gives_leadership_away_once_the_engine_is_silent() -> None:
@@ -521,6 +710,17 @@ def test_a_refused_record_whose_place_is_empty_gives_leadership_away_once_the_en
     assert hand.of(EndEngine)
 
 
+def test_only_the_very_end_of_the_log_says_that_nothing_stands_for_it() -> None:
+    hand = deposed(Hand().leading())
+    last = hand.log[-1].record
+    assert not hand.machine.log_last(last), "the engine may still serve"
+    hand.machine.engine_revoked(hand.now, 7, 10)
+    assert not hand.machine.log_last(last), "another epoch's revoke"
+    hand.machine.engine_revoked(hand.now, 1, 10)
+    assert not hand.machine.log_last(hand.write(Kind.RENEW)), "the next question will tell"
+    assert hand.machine.log_last(last)
+
+
 def test_a_log_that_lost_its_tail_and_grew_to_the_same_length_is_not_mistaken_for_it() -> None:
     other = Hand()
     other.write(Kind.CLAIM, b"b")
@@ -529,14 +729,14 @@ def test_a_log_that_lost_its_tail_and_grew_to_the_same_length_is_not_mistaken_fo
     hand.machine.engine_revoked(hand.now, 1, 10)
     hand.did(hand.machine.log_next(hand.now, 3, None))
     hand.did(hand.machine.log_last(lost_and_regrown))
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
     assert not hand.of(EndEngine)
 
 
 def test_an_answer_about_another_place_is_ignored() -> None:
     hand = deposed(Hand().leading())
     assert not hand.machine.log_next(hand.now, 2, hand.write(Kind.CLAIM, b"b"))
-    assert hand.machine.phase is Phase.DEPOSED
+    assert hand.phase() is Phase.DEPOSED
 
 
 def test_the_question_is_asked_again_but_not_at_every_tick() -> None:
@@ -559,7 +759,7 @@ def test_a_leader_whose_frozen_engine_lapsed_learns_of_its_successor() -> None:
         assert hand.of(ReadLast)
         hand.did(hand.machine.log_last(claim))
     assert hand.of(EndEngine)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_a_lapsed_leader_that_reads_its_own_record_before_the_ack_goes_on() -> None:
@@ -572,7 +772,7 @@ def test_a_lapsed_leader_that_reads_its_own_record_before_the_ack_goes_on() -> N
     hand.land(record)
     hand.did(hand.machine.log_next(hand.now, 3, record))
     hand.did(hand.machine.log_last(record))
-    assert hand.machine.phase is Phase.LEADING
+    assert hand.phase() is Phase.LEADING
     hand.machine.append_done(hand.now, record)
     assert hand.machine.serving(hand.now)
 
@@ -585,7 +785,7 @@ def test_an_engine_that_exited_is_silent() -> None:
     hand.did(hand.machine.engine_exited(hand.now))
     assert hand.flight().kind is Kind.RELEASE
     hand.commit()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_a_lost_connection_is_not_a_death() -> None:
@@ -608,7 +808,44 @@ def test_the_release_waits_for_the_append_in_flight() -> None:
     hand.commit()
     assert hand.flight().kind is Kind.RELEASE
     hand.commit()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
+
+
+def test_the_release_is_read_before_its_ack() -> None:
+    """The engine's successor is up and has been fed the release; then a claim, before the answer comes."""
+    hand = Hand().leading()
+    hand.machine.engine_exited(hand.now)
+    release = hand.send()
+    hand.land(release)
+    hand.up(hand.engine(0))
+    hand.write(Kind.CLAIM, b"b")
+    hand.read()
+    assert hand.phase() is Phase.RELEASING
+    hand.did(hand.machine.append_done(hand.now, release))
+    assert not hand.actions
+    assert hand.phase() is Phase.FOLLOWING
+    assert hand.machine.position == hand.position
+
+
+def test_a_reader_behind_its_own_agent_does_not_take_it_back() -> None:
+    hand = Hand().leading()
+    hand.machine.engine_exited(hand.now)
+    hand.up(hand.engine(0))
+    hand.machine.log_read(hand.now, hand.log[1])
+    hand.commit()
+    assert hand.phase() is Phase.FOLLOWING
+    assert hand.machine.position == hand.position
+
+
+def test_a_leader_that_lost_its_engine_does_not_renew() -> None:
+    hand = Hand().leading()
+    stream(hand, 10, 10)
+    hand.wait(1500 * MS)
+    hand.answer()
+    hand.machine.engine_lost(hand.now)
+    hand.commit()
+    assert hand.machine.in_flight is None
+    assert not hand.of(Append)
 
 
 def test_an_engine_that_could_not_be_promoted_is_ended_and_leadership_given_away() -> None:
@@ -619,14 +856,14 @@ def test_an_engine_that_could_not_be_promoted_is_ended_and_leadership_given_away
     hand.commit()
     hand.up()
     hand.end()
-    assert hand.machine.phase is Phase.CLAIMING, "the next engine may lead"
+    assert hand.phase() is Phase.CLAIMING, "the next engine may lead"
 
 
 def test_a_release_is_claimed_at_once() -> None:
     hand = Hand().following()
     hand.write(Kind.RELEASE)
     hand.read()
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_a_release_read_before_the_engine_has_all_is_claimed_when_it_has() -> None:
@@ -635,22 +872,28 @@ def test_a_release_read_before_the_engine_has_all_is_claimed_when_it_has() -> No
     hand.write(Kind.RELEASE)
     hand.end()
     assert hand.of(AskEngine)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.answer(110)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_the_wanted_successor_is_preferred() -> None:
     chosen, other = Hand().following(), Hand().following()
     chosen.write(Kind.RELEASE, b"a")
     chosen.end()
-    assert chosen.machine.phase is Phase.CLAIMING
+    assert chosen.phase() is Phase.CLAIMING
     other.write(Kind.RELEASE, b"c")
     other.end()
     other.quiet(SECOND - 250 * MS)
-    assert other.machine.phase is Phase.FOLLOWING
+    assert other.phase() is Phase.FOLLOWING
+    other.machine.log_unreadable()
+    other.tick()
+    assert other.phase() is Phase.FOLLOWING
+    other.end()
+    other.quiet(SECOND - 250 * MS)
+    assert other.phase() is Phase.FOLLOWING
     other.quiet(250 * MS)
-    assert other.machine.phase is Phase.CLAIMING, "the successor did not come forward"
+    assert other.phase() is Phase.CLAIMING, "the successor did not come forward"
 
 
 # ---------------------------------------------------------------------- planned failover
@@ -666,6 +909,8 @@ def test_planned_failover_silences_drains_and_releases_to_the_successor() -> Non
     assert hand.of(Commit) == [Commit(10)]
     assert not hand.of(Lease)
     assert hand.machine.in_flight is None, "released, and the engine has not said that it is silent"
+    hand.machine.engine_revoked(hand.now, 7, 10)
+    assert hand.machine.in_flight is None, "released for another epoch's revoke"
     hand.did(hand.machine.engine_revoked(hand.now, 1, 30))
     assert hand.machine.in_flight is None, "released, and the engine has written more than was appended"
     stream(hand, 30, 20, 30)
@@ -675,13 +920,13 @@ def test_planned_failover_silences_drains_and_releases_to_the_successor() -> Non
     assert (hand.flight().kind, hand.flight().text) == (Kind.RELEASE, "c")
     hand.commit()
     assert hand.of(EndEngine) == [EndEngine(hand.of(EndEngine)[0].reason, flush=True)]
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_only_a_leader_can_give_away() -> None:
     hand = Hand().following()
     assert not hand.machine.give_away(hand.now, "")
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_a_drain_that_took_too_long_is_noticed() -> None:
@@ -697,7 +942,7 @@ def test_a_drain_that_took_too_long_is_noticed() -> None:
         assert hand.of(ReadLast)
         hand.did(hand.machine.log_last(claim))
     assert hand.of(EndEngine)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 # ---------------------------------------------------------------------- a restarted agent
@@ -714,17 +959,26 @@ def inheriting(hand: Hand, *, committed: int = 100) -> Hand:
 def test_a_restarted_agent_silences_then_releases_and_never_appends_data() -> None:
     hand = inheriting(Hand())
     assert hand.actions == [Revoke(1)]
-    assert hand.machine.phase is Phase.INHERITING
+    assert hand.phase() is Phase.INHERITING
     stream(hand, 130, 130)
     assert not hand.of(Append)
+    hand.wait(SECOND)
+    assert not hand.tick()
     hand.did(hand.machine.engine_revoked(hand.now, 1, 130))
     assert hand.actions == [ReadLast()]
+    assert not hand.tick()
+    assert not hand.machine.log_last(None), "it could not be had"
+    hand.wait(LEASE // 20)
+    assert hand.tick() == [ReadLast()]
     hand.did(hand.machine.log_last(hand.log[-1].record))
     release = hand.flight()
+    hand.wait(SECOND)
+    assert not hand.tick()
+    assert not hand.machine.log_last(hand.log[-1].record), "it is in flight"
     assert (release.kind, release.epoch, release.sequence, release.start) == (Kind.RELEASE, 1, 4, 100)
     hand.commit()
     assert hand.of(EndEngine)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_an_append_of_its_predecessor_lands_after_all() -> None:
@@ -738,7 +992,7 @@ def test_an_append_of_its_predecessor_lands_after_all() -> None:
     hand.did(hand.machine.log_last(late))
     assert (hand.flight().sequence, hand.flight().start, hand.flight().crc) == (5, 130, late.running_crc)
     hand.commit()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_an_inherited_release_may_follow_an_open_unit() -> None:
@@ -774,12 +1028,13 @@ def test_an_answer_from_before_a_reconnect_does_not_release_an_engine_that_may_s
 def test_an_inherited_engine_that_dies_is_not_mourned() -> None:
     hand = inheriting(Hand())
     hand.machine.engine_exited(hand.now)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
+    assert not hand.machine.log_last(hand.log[-1].record), "asked for before"
     hand.up(hand.engine(100))
     hand.end()
     assert hand.machine.caught_up
     hand.quiet(6 * SECOND)
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_what_is_read_while_the_inherited_release_is_in_flight_is_not_forgotten() -> None:
@@ -793,17 +1048,17 @@ def test_what_is_read_while_the_inherited_release_is_in_flight_is_not_forgotten(
     hand.land(release)
     hand.read()
     hand.machine.append_done(hand.now, release)
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.machine.engine_answered(hand.now, hand.boot, hand.engine(100))
     hand.did(hand.machine.log_end(hand.now, hand.position.sequence))
     assert hand.machine.position == hand.position
-    assert hand.machine.phase is Phase.CLAIMING
+    assert hand.phase() is Phase.CLAIMING
 
 
 def insist(hand: Hand, record: object) -> None:
     """Give the same answer for half a minute."""
     for _ in range(300):
-        if hand.machine.phase is Phase.FROZEN:
+        if hand.phase() is Phase.FROZEN:
             return
         hand.did(hand.machine.log_last(record))  # type: ignore[arg-type]
         hand.wait(100 * MS)
@@ -814,7 +1069,7 @@ def test_a_restarted_agent_whose_engine_acknowledged_more_than_the_log_has_freez
     hand = inheriting(Hand(), committed=101)
     hand.machine.engine_revoked(hand.now, 1, 130)
     insist(hand, hand.log[-1].record)
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
     assert hand.of(Alarm)
 
 
@@ -824,7 +1079,7 @@ def test_a_restarted_agent_whose_engine_led_in_an_epoch_that_the_log_lacks_freez
     hand.up(hand.engine(0, leads=2))
     hand.machine.engine_revoked(hand.now, 2, 0)
     insist(hand, hand.log[-1].record)
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
 
 
 # ---------------------------------------------------------------------- following
@@ -854,9 +1109,75 @@ def test_a_follower_catches_up_while_the_leader_never_stops_writing() -> None:
     hand.end()
     assert hand.of(AskEngine)
     hand.write(Kind.DATA, unit(100))
+    hand.end()
+    hand.write(Kind.DATA, unit(100))
     hand.read()
+    hand.answer(99)
+    assert not hand.of(Reads)
     hand.answer(100)
     assert hand.of(Reads) == [Reads(True)]
+    hand.answer(150)
+    hand.end()
+    assert not hand.of(Reads), "once is enough"
+
+
+def test_reads_and_a_question_at_once() -> None:
+    hand = Hand()
+    hand.write(Kind.CLAIM, b"b")
+    hand.write(Kind.DATA, unit(100))
+    hand.up(hand.engine(0))
+    hand.end()
+    hand.write(Kind.DATA, unit(10))
+    hand.write(Kind.RELEASE)
+    hand.end()
+    hand.answer(100)
+    assert hand.actions == [Reads(True), AskEngine()]
+
+
+def test_an_engine_whose_link_is_down_has_no_offset_of_this_log() -> None:
+    hand = Hand()
+    hand.write(Kind.CLAIM, b"b")
+    hand.up(replace(hand.engine(0), linked=False))
+    hand.end()
+    assert hand.actions == [AskEngine()]
+    hand.quiet(10 * SECOND)
+    assert hand.phase() is Phase.FOLLOWING
+    hand.answer(0)
+    assert hand.of(Reads) == [Reads(True)]
+    assert hand.phase() is Phase.CLAIMING
+
+
+def test_an_engine_that_was_fed_more_than_was_read_does_not_claim() -> None:
+    hand = Hand().following()
+    hand.answer(110)
+    hand.quiet(10 * SECOND)
+    assert hand.phase() is Phase.FOLLOWING
+
+
+def test_an_answer_of_an_engine_that_is_gone_is_ignored() -> None:
+    hand = Hand().following()
+    hand.machine.engine_lost(hand.now)
+    assert not hand.answer(100)
+    hand.quiet(10 * SECOND)
+    assert hand.phase() is Phase.FOLLOWING
+
+
+def test_reading_again_for_a_new_engine_changes_nothing() -> None:
+    hand = Hand().following()
+    hand.quiet(5 * SECOND)
+    for step in hand.log:
+        assert not hand.machine.log_read(hand.now, step)
+    assert hand.machine.position == hand.position
+    hand.quiet(SECOND)
+    assert hand.phase() is Phase.CLAIMING, "nothing new was read"
+
+
+def test_time_alone_lets_a_follower_claim() -> None:
+    hand = Hand().following()
+    hand.quiet(6 * SECOND - 250 * MS)
+    hand.wait(250 * MS)
+    hand.tick()
+    assert hand.phase() is Phase.CLAIMING
 
 
 def test_a_new_engine_must_catch_up_anew() -> None:
@@ -870,6 +1191,25 @@ def test_a_new_engine_must_catch_up_anew() -> None:
     assert hand.of(Reads) == [Reads(True)]
 
 
+def test_corruption_restarts_the_wait() -> None:
+    hand = Hand().following()
+    hand.quiet(5 * SECOND)
+    hand.machine.log_corrupt("record 4 is rotten")
+    hand.tick()
+    hand.quiet(6 * SECOND)
+    assert hand.phase() is Phase.FOLLOWING
+    hand.quiet(250 * MS)
+    assert hand.phase() is Phase.CLAIMING
+
+
+def test_corruption_beyond_its_claim_does_not_disturb_a_claimant() -> None:
+    hand = Hand().claiming()
+    assert not hand.machine.log_corrupt("record 9 is rotten")
+    hand.commit()
+    assert hand.of(Promote)
+    assert not hand.machine.reason
+
+
 def test_corruption_alarms_ends_reads_and_recovers() -> None:
     hand = Hand().following()
     hand.did(hand.machine.log_corrupt("record 4 is rotten"))
@@ -879,12 +1219,12 @@ def test_corruption_alarms_ends_reads_and_recovers() -> None:
     hand.wait(20 * SECOND)
     hand.did(hand.machine.log_corrupt("record 4 is rotten"))
     hand.tick()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.write(Kind.RENEW)
     hand.end()
     assert hand.of(Reads) == [Reads(True)]
     assert not hand.machine.reason
-    assert hand.machine.phase is Phase.FOLLOWING, "the leader gets its time"
+    assert hand.phase() is Phase.FOLLOWING, "the leader gets its time"
 
 
 def test_no_claim_while_the_log_is_corrupt() -> None:
@@ -895,7 +1235,7 @@ def test_no_claim_while_the_log_is_corrupt() -> None:
         hand.wait(100 * MS)
         hand.answer()
         hand.tick()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
 
 
 def test_a_log_that_is_shorter_than_what_was_seen_freezes_a_follower() -> None:
@@ -903,9 +1243,9 @@ def test_a_log_that_is_shorter_than_what_was_seen_freezes_a_follower() -> None:
     for _ in range(200):
         hand.wait(250 * MS)
         hand.did(hand.machine.log_end(hand.now, 2))
-        if hand.machine.phase is Phase.FROZEN:
+        if hand.phase() is Phase.FROZEN:
             break
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
     assert hand.of(Alarm)
 
 
@@ -916,19 +1256,19 @@ def test_a_member_that_is_behind_for_a_while_freezes_nobody() -> None:
         hand.wait(250 * MS)
         hand.machine.log_end(hand.now, 2)
         hand.tick()
-    assert hand.machine.phase is Phase.FOLLOWING
+    assert hand.phase() is Phase.FOLLOWING
     hand.end()
     for _ in range(40):
         hand.wait(250 * MS)
         hand.machine.log_end(hand.now, 2)
-    assert hand.machine.phase is Phase.FOLLOWING, "it was right in between"
+    assert hand.phase() is Phase.FOLLOWING, "it was right in between"
 
     hand = deposed(Hand().leading())
     for _ in range(100):
         hand.machine.log_too_short(2)
         hand.wait(100 * MS)
         hand.tick()
-    assert hand.machine.phase is Phase.DEPOSED
+    assert hand.phase() is Phase.DEPOSED
 
     hand = inheriting(Hand(), committed=100)
     hand.machine.engine_revoked(hand.now, 1, 130)
@@ -936,9 +1276,16 @@ def test_a_member_that_is_behind_for_a_while_freezes_nobody() -> None:
         hand.machine.log_last(hand.log[1].record)
         hand.wait(100 * MS)
         hand.tick()
-    assert hand.machine.phase is Phase.INHERITING
+    assert hand.phase() is Phase.INHERITING
     hand.did(hand.machine.log_last(hand.log[-1].record))
     assert hand.of(Append)
+    hand.send()
+    hand.machine.append_refused(hand.now)
+    for _ in range(100):
+        hand.machine.log_last(hand.log[1].record)
+        hand.wait(100 * MS)
+        hand.tick()
+    assert hand.phase() is Phase.INHERITING
 
 
 def test_a_log_whose_past_has_changed_freezes() -> None:
@@ -950,9 +1297,9 @@ def test_a_log_whose_past_has_changed_freezes() -> None:
     other.write(Kind.DATA, unit(1))
     for step in other.log:
         hand.did(hand.machine.log_read(hand.now, step))
-        if hand.machine.phase is Phase.FROZEN:
+        if hand.phase() is Phase.FROZEN:
             break
-    assert hand.machine.phase is Phase.FROZEN
+    assert hand.phase() is Phase.FROZEN
 
 
 # ---------------------------------------------------------------------- space
@@ -981,6 +1328,13 @@ def test_a_new_leader_of_a_full_log_refuses_data_from_the_start() -> None:
     assert not hand.machine.log_space(95, 100)
     hand.did(hand.machine.engine_promoted(hand.now))
     assert [writes.allowed for writes in hand.of(Writes)] == [False]
+
+
+def test_only_a_leader_refuses_writes() -> None:
+    hand = Hand().following()
+    assert not hand.machine.log_space(95, 100)
+    hand = Hand().following()
+    assert not hand.machine.log_full("it is full")
 
 
 def test_an_append_that_does_not_fit_stops_writes() -> None:
