@@ -63,7 +63,7 @@ async def _once(system: Durable) -> dict[str, Any]:
 
 
 async def replay(agent: dict[str, Any]) -> tuple[Position, float]:
-    """Read and verify a shard's log; return where it ends, and the seconds until its last record was verified."""
+    """Read and verify a shard's log; return its end, and the seconds to the last record."""
     position = Position(UUID(str(agent["generation"])))
     log = await NatsLog.connect(
         agent["log_servers"], agent["stream"], user=agent["log_user"], password=agent["log_password"]
