@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from memorycluster.api.status import LogMemberStatus, LogStatus, MemoryClusterStatus, NodeStatus, Phase, Role
@@ -31,6 +32,16 @@ def console(*, error: bool = False) -> Console:
     """Return a console on stdout (or stderr) that cuts nothing where nobody looks."""
     file = sys.stderr if error else sys.stdout
     return Console(file=file, width=None if file.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+class _CountedBar(BarColumn):
+    """A bar for what is counted, and nothing for what only takes its time."""
+
+    def render(self, task: Task) -> ProgressBar:
+        """Return the bar, of no width if there is nothing to count."""
+        bar = super().render(task)
+        bar.width = bar.width if task.total is not None else 0
+        return bar
 
 
 class ConsoleReporter:
@@ -56,7 +67,12 @@ class ConsoleReporter:
                 self._out.print(f"{text} ...", markup=False)
             return
         if self._bar is None:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), TimeElapsedColumn())
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                _CountedBar(30),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=self._out, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=None)
