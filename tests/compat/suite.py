@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 HOLDING = ("--config", "txlog-enabled", "yes", "--config", "txlog-autoack", "yes")
 TOOLS = ("valkey-check-aof", "valkey-check-rdb", "valkey-sentinel")  # the server under other names
 MODULE_UNITS = "unit/moduleapi/"
-# Defragmentation must take less than 5 ms at a time here: on a busy machine stock Valkey fails that too (7 to 20 ms).
+# Upstream allows defragmentation 5 ms at a time there; on a busy machine stock Valkey takes 7 to 20 ms too.
 TIMED_BY_THE_MACHINE = frozenset({"unit/memefficiency"})
 PORTS_PER_SLOT = 1000
 
