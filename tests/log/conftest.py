@@ -62,8 +62,12 @@ class Shard:
         return await self._stack.enter_async_context(self.service.log(self.stream, *servers))
 
     async def leader(self) -> str:
-        async with self.service.log(self.stream) as log:
-            return next(member.name for member in (await log.health()).members if member.leader)
+        async with self.service.log(self.stream) as log, asyncio.timeout(40):
+            while True:
+                for member in (await log.health()).members:
+                    if member.leader:
+                        return member.name
+                await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +76,11 @@ async def shard_of(service: Service, *, max_bytes: int = MAX_BYTES) -> AsyncIter
         shard = Shard(service, stack)
         async with service.service() as admin:
             await admin.create(shard.stream, shard.generation, max_bytes=max_bytes)
-        yield shard
+        try:
+            yield shard
+        finally:
+            await service.restore()
+            await service.delete(shard.stream)
 
 
 @pytest.fixture

@@ -258,8 +258,6 @@ class LogContract:
         log = await made.open_missing()
         async with asyncio.timeout(30):
             with pytest.raises(LogMissing):
-                await log.end()
-            with pytest.raises(LogMissing):
                 await log.get(1)
             with pytest.raises(LogMissing):
                 await log.append(message(1), sequence=1)

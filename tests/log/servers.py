@@ -143,6 +143,10 @@ class Service:
         urls = [s.url for s in self.servers if not servers or s.name in servers]
         return NatsLog(urls, stream, user=USER, password=PASSWORD)
 
+    async def delete(self, stream: str) -> None:
+        async with self.log(stream) as log:
+            assert (await log._patiently(lambda: log._link.ask(f"STREAM.DELETE.{stream}")))["success"]
+
     async def varz(self, name: str, path: str = "varz") -> dict[str, Any]:
         server = next(server for server in self.servers if server.name == name)
         async with aiohttp.ClientSession() as http, http.get(f"{server.monitor}/{path}") as answer:

@@ -1,9 +1,10 @@
 """Healing: finding a member of the log service whose copy is rotten, and having it copied anew.
 
-A server notices rot when it reads it, and from then on counts the messages that it lost as deleted; but it
-goes on, looks healthy, can come to lead, and hands its holes on to a member that has to catch up. Nothing
-else deletes from the middle of a log, so such a count is proof. Meanwhile, readers read around it
-(``reader.follow``).
+A server that notices rot when it starts counts the messages that it lost as deleted; nothing else deletes
+from the middle of a log, so such a count is proof. One that meets rot later just leaves the message out, and
+says nothing: only reading through each member finds that (``scrub``). Either way it goes on, looks healthy,
+can come to lead, and may hand its holes on to a member that has to catch up. Meanwhile, readers read around
+it (``reader.follow``).
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from memorycluster.log.interface import Log, LogCorrupt, LogUnavailable
+from memorycluster.log.interface import Log, LogCorrupt, LogTrimmed, LogUnavailable
 from memorycluster.log.record import InvalidRecord, Record
 
 logger = logging.getLogger(__name__)
 
 INSPECT_EVERY = 5.0
 """Seconds between inspections."""
+
+SCRUB_EVERY = 3600.0
+SCRUB_RATE = 20e6
+"""Seconds between readings of everything through every member, and bytes per second, so as not to disturb."""
 
 SETTLE_WITHIN = 60.0
 """Seconds for the others to be current while the rotten member is stopped; else it is started as it was."""
@@ -78,7 +83,7 @@ def decide(members: Collection[str], copies: Sequence[Copy]) -> Step:
     rotten = {copy.member for copy in copies if copy.lost}
     if not rotten:
         return Step(Kind.NOTHING)
-    what = "; ".join(f"{c.member} has lost {c.lost} messages of {c.log}" for c in copies if c.lost)
+    what = "; ".join(sorted(f"{c.member} has lost {c.lost} messages of {c.log}" for c in copies if c.lost))
     if len(members) < 3 or len(rotten) > 1:
         return Step(Kind.ALARM, reason=f"{what}: there are no two sound copies to restore it from")
     (member,) = rotten
@@ -127,6 +132,9 @@ class Inspected(Protocol):
     async def step_down(self, stream: str) -> None:
         """Have the log's leader give way."""
 
+    async def scrub(self, stream: str, member: str, *, rate: float) -> str:
+        """Read all that ``member`` holds of the log, and return what is wrong with it, if anything."""
+
 
 class Healer:
     """Watches a log service and heals it, one member at a time."""
@@ -142,16 +150,31 @@ class Healer:
         """What is wrong with the log service, for its status; empty if nothing is."""
 
     async def run(self) -> None:
-        """Inspect, and heal, until cancelled."""
+        """Inspect, scrub and heal, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self.step, INSPECT_EVERY))
+            tasks.create_task(self._repeat(self.scrub, SCRUB_EVERY))
+
+    async def _repeat(self, what: Callable[[], Awaitable[object]], seconds: float) -> None:
         while True:
             try:
-                await self.step()
+                await what()
             except LogUnavailable as error:
                 logger.info("healing: %s", error)
-            await asyncio.sleep(INSPECT_EVERY)
+            await asyncio.sleep(seconds)
 
-    def condemn(self, member: str, log: str) -> None:
-        """Treat ``member`` as rotten although it does not know: it served what was not written."""
+    async def scrub(self) -> None:
+        """Read every log through every member, and condemn those that do not have what was written.
+
+        :raises LogUnavailable:
+        """
+        for log, member in sorted({(copy.log, copy.member) for copy in await self._service.copies()}):
+            if log != LIST and (reason := await self._service.scrub(log, member, rate=SCRUB_RATE)):
+                self.condemn(member, log, reason)
+
+    def condemn(self, member: str, log: str, reason: str) -> None:
+        """Treat ``member`` as rotten although it does not say so: a reader found out."""
+        logger.warning("healing: member %s, log %s: %s", member, log, reason)
         self._condemned[member] = log
 
     async def step(self) -> Step:
@@ -202,28 +225,30 @@ class Healer:
             await asyncio.sleep(0.2)
 
 
-async def scrub(log: Log, member: str, *, first: int, rate: float) -> int:
-    """Read all that ``member`` holds of a log, so that rot comes to light while the other copies are sound.
+async def scrub(log: Log, member: str, *, rate: float) -> str:
+    """Read all that ``member`` holds of a log, at most ``rate`` bytes per second.
 
-    :param first: sequence to begin at.
-    :param rate: bytes per second, at most.
-    :return: the sequence after the last one that was read.
-    :raises LogCorrupt: this member lacks a message or serves another than was written; ``Healer.condemn`` it.
+    :return: what is wrong with it: a message that is missing, or is not a record; empty if all is right.
+    :raises LogUnavailable, LogMissing:
     """
-    others = [other.name for other in (await log.health()).members if other.name != member]
+    health = await log.health()
+    others = [other.name for other in health.members if other.name != member]
     began, size = time.monotonic(), 0
-    async with aclosing(log.tail(first - 1, avoid=others)) as entries:
-        async for entry in entries:
-            if entry is None:
-                break
-            try:
+    try:
+        async with aclosing(log.tail(max(health.first_sequence, 1) - 1, avoid=others)) as entries:
+            async for entry in entries:
+                if entry is None:
+                    break
                 record = Record.decode(entry.data)
-            except InvalidRecord as error:
-                raise LogCorrupt(f"log record {entry.sequence}: {error}") from error
-            if record.sequence != entry.sequence:
-                raise LogCorrupt(f"log record {entry.sequence}: says that it is record {record.sequence}")
-            first = entry.sequence + 1
-            size += len(entry.data)
-            if (ahead := size / rate - (time.monotonic() - began)) > 0.1:
-                await asyncio.sleep(ahead)
-    return first
+                if record.sequence != entry.sequence:
+                    return f"log record {entry.sequence}: says that it is record {record.sequence}"
+                size += len(entry.data)
+                if (ahead := size / rate - (time.monotonic() - began)) > 0.1:
+                    await asyncio.sleep(ahead)
+    except InvalidRecord as error:
+        return f"log record {entry.sequence if entry else 0}: {error}"
+    except LogCorrupt as error:
+        return str(error)
+    except LogTrimmed:
+        pass  # meanwhile; the rest is for the next time
+    return ""

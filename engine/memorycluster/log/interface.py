@@ -106,10 +106,10 @@ class Log(Protocol):
         Survives elections and lost connections by reading on from where it was. While the log can't be read,
         nothing is yielded.
 
-        :param avoid: members not to read from, because what they held was rotten (``Entry.member``).
+        :param avoid: members never to read from, because what they held was rotten (``Entry.member``).
         :raises LogTrimmed: message ``after + 1`` has been trimmed.
         :raises LogMissing: there is no such log.
-        :raises LogCorrupt: a message that must be there is not, on every member.
+        :raises LogCorrupt: a message that must be there is not, on every member but those to avoid.
         """
 
     async def get(self, sequence: int) -> bytes | None:

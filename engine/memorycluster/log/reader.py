@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
 from memorycluster.log import chain
@@ -26,23 +26,49 @@ async def follow(log: Log, position: chain.Position) -> AsyncGenerator[chain.Rea
     """
     rotten: dict[str, LogCorrupt] = {}  # members whose next record can't follow
     while True:
-        async with aclosing(log.tail(position.sequence, avoid=tuple(rotten))) as entries:
-            async for entry in entries:
-                if entry is None:
-                    yield None
-                    continue
-                try:
-                    read = chain.read(position, entry.sequence, entry.data)
-                except LogCorrupt as error:
-                    logger.warning("member %s of the log: %s", entry.member or "(the only one)", error)
-                    rotten[entry.member] = error
-                    break
-                position = read.position
-                rotten.clear()
-                yield read
-        members = await _members(log)
-        if rotten.keys() >= members:
+        began, avoid = position.sequence, tuple(rotten)
+        async with aclosing(_checked(log, position, avoid)) as reads:
+            try:
+                async for read in reads:
+                    if read is not None:
+                        position = read.position
+                    yield read
+            except _Rotten as found:
+                logger.warning("member %s of the log: %s", found.member, found.error)
+                if position.sequence > began:
+                    rotten = {}  # by others, of which all that we have read since was right
+                rotten[found.member] = found.error
+            except LogCorrupt:
+                if not avoid or position.sequence == began:
+                    raise
+                rotten = {}  # the others lack this one; those that we avoided may have it
+        if rotten.keys() >= await _members(log):
             raise LogCorrupt(f"{next(iter(rotten.values()))}, on every member")
+
+
+class _Rotten(Exception):
+    """A member served a record that can't follow."""
+
+    def __init__(self, member: str, error: LogCorrupt) -> None:
+        super().__init__(member, error)
+        self.member = member
+        self.error = error
+
+
+async def _checked(
+    log: Log, position: chain.Position, avoid: Collection[str]
+) -> AsyncGenerator[chain.Read | None, None]:
+    async with aclosing(log.tail(position.sequence, avoid=avoid)) as entries:
+        async for entry in entries:
+            if entry is None:
+                yield None
+                continue
+            try:
+                read = chain.read(position, entry.sequence, entry.data)
+            except LogCorrupt as error:
+                raise _Rotten(entry.member, error) from error
+            position = read.position
+            yield read
 
 
 async def _members(log: Log) -> set[str]:

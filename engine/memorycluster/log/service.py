@@ -13,7 +13,7 @@ from uuid import UUID
 import aiohttp
 
 from memorycluster.log import inspection
-from memorycluster.log.healing import Copy
+from memorycluster.log.healing import Copy, scrub
 from memorycluster.log.interface import LogConflict, LogError, LogHealth, LogUnavailable
 from memorycluster.log.nats import NatsLog, subject_of
 from memorycluster.log.record import MAX_PAYLOAD, OVERHEAD, InvalidRecord, Kind, Record
@@ -194,6 +194,14 @@ class LogService:
     async def copies(self) -> list[Copy]:
         """Return what each server that answers holds of each log, and of the list of logs."""
         return list(inspection.copies(await self._inspect(), await self._inspect()))
+
+    async def scrub(self, stream: str, member: str, *, rate: float) -> str:
+        """Read all that ``member`` holds of the log, and return what is wrong with it; see ``healing.scrub``.
+
+        :raises LogUnavailable, LogMissing:
+        """
+        async with self._log(stream) as log:
+            return await scrub(log, member, rate=rate)
 
     async def _inspect(self) -> dict[str, inspection.Inspection]:
         answers = await asyncio.gather(*map(self._inspect_one, self._servers))

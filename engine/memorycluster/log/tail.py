@@ -68,7 +68,7 @@ class Tail:
         self._source = source
         self._last = after
         self._feed: Feed | None = None
-        self._lacking = Lacking(after + 1, avoid)
+        self._lacking = Lacking(avoid)
         self._members: frozenset[str] = frozenset()
         self._missing = Doubt(MISSING_FOR)
         self._asked = -CONFIRM_EVERY
@@ -155,19 +155,21 @@ class Tail:
 
 
 class Lacking:
-    """Members that lack a message, or whose copy of it is rotten; for a while only, as they may be healed."""
+    """Members that lack a message: not to be read from, for a while only, as they may be healed."""
 
-    def __init__(self, sequence: int, avoid: Collection[str]) -> None:
-        self._found = dict.fromkeys(avoid, (sequence, time.monotonic()))
+    def __init__(self, never: Collection[str]) -> None:
+        """Note that members ``never`` must not be read from at all."""
+        self._never = frozenset(never)
+        self._found: dict[str, tuple[int, float]] = {}
 
     def add(self, member: str, sequence: int) -> None:
         """Note that ``member`` lacks message ``sequence``."""
         self._found[member] = sequence, time.monotonic()
 
-    def avoid(self, sequence: int, members: Collection[str]) -> Collection[str]:
+    def avoid(self, sequence: int, members: frozenset[str]) -> frozenset[str]:
         """Return which of ``members`` not to read from: all that lacked any message, if others are left."""
         since = time.monotonic() - DISTRUST_FOR
-        recent = {member for member, (_, found) in self._found.items() if found > since}
+        recent = self._never.union(member for member, (_, found) in self._found.items() if found > since)
         return recent if not recent.issuperset(members) else self._lacking(sequence)
 
     def judge(self, sequence: int, state: State) -> None:
@@ -176,8 +178,10 @@ class Lacking:
         if sequence < state.first and len(lacking) > len(state.members) // 2:
             raise LogTrimmed(f"log record {sequence}: trimmed; the first one is {state.first}")
         if lacking == state.members:
-            names = ", ".join(sorted(lacking))
-            raise LogCorrupt(f"log record {sequence}: missing or rotten on every member ({names})")
+            asked = ", ".join(sorted(lacking - self._never))
+            raise LogCorrupt(
+                f"log record {sequence}: missing on every member that was asked ({asked or 'none'})"
+            )
 
-    def _lacking(self, sequence: int) -> set[str]:
-        return {member for member, (lacked, _) in self._found.items() if lacked == sequence}
+    def _lacking(self, sequence: int) -> frozenset[str]:
+        return self._never.union(member for member, (lacked, _) in self._found.items() if lacked == sequence)
