@@ -1,0 +1,149 @@
+"""The agent between a real engine and a real log: what its machine decides, as processes do it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pytest
+import redis
+import yaml
+from tests.local.harness import Cluster, short_directory, until
+
+LEASE = 2.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with short_directory() as directory:
+        made = Cluster(
+            directory, name="agent", zones=1, replicasPerShard=1, failover={"lease": f"{LEASE:g}s"}
+        )
+        try:
+            made.start()
+            yield made
+            made.stop()
+        finally:
+            made.end()
+
+
+def port_of(cluster: Cluster, node: str) -> int:
+    endpoints = {each["name"]: each["endpoint"] for each in cluster.ready()["shards"][0]["nodes"]}
+    return int(endpoints[node].rpartition(":")[2])
+
+
+def primary(cluster: Cluster) -> str:
+    return str(cluster.ready()["shards"][0]["primary"])
+
+
+def replica(cluster: Cluster) -> str:
+    shard = cluster.ready()["shards"][0]
+    return next(node["name"] for node in shard["nodes"] if node["name"] != shard["primary"])
+
+
+def connect(cluster: Cluster, node: str) -> redis.Redis:
+    return redis.Redis("127.0.0.1", port_of(cluster, node), socket_timeout=30)
+
+
+def process(cluster: Cluster, node: str, part: str) -> psutil.Process:
+    return next(each for each in cluster.processes(node) if part in " ".join(each.cmdline()))
+
+
+def agent_log(cluster: Cluster, node: str) -> str:
+    return (Path(cluster.data) / "nodes" / node / "agent.log").read_text()
+
+
+def suppress_errors(call: Callable[[], object]) -> None:
+    with suppress(redis.RedisError):
+        call()
+
+
+def value(size: int) -> bytes:
+    return (b"%016x" % size) * (size // 16)
+
+
+def test_a_value_larger_than_many_records_survives_a_failover(cluster: Cluster) -> None:
+    big = value(20 << 20)
+    with connect(cluster, primary(cluster)) as client:
+        assert client.set("big", big)
+    before = primary(cluster)
+    cluster.succeed("failover", "0", "--data-dir", str(cluster.data))
+    assert primary(cluster) != before
+    with connect(cluster, primary(cluster)) as client:
+        assert client.get("big") == big
+        assert client.delete("big")
+
+
+def test_a_unit_torn_by_a_death_is_nowhere_or_everywhere(cluster: Cluster) -> None:
+    """Both processes of the leader die while a unit of many records is being appended."""
+    leader = primary(cluster)
+    agent, engine = process(cluster, leader, "memorycluster.agent"), process(cluster, leader, "valkey-server")
+    with connect(cluster, leader) as client, connect(cluster, leader) as watcher:
+        client.set("torn", "old")
+        writing = Thread(target=lambda: suppress_errors(lambda: client.set("torn", value(48 << 20))))
+        writing.start()
+        until(lambda: watcher.info("txlog")["txlog_uncommitted_bytes"] > 1 << 20, "the unit is under way")
+        agent.kill()
+        engine.kill()
+        writing.join()
+    until(lambda: cluster.status()["shards"][0]["primary"] not in (None, leader), "another primary")
+    with connect(cluster, primary(cluster)) as client:
+        assert client.get("torn") in (b"old", value(48 << 20))
+        assert client.set("after", "1")
+        seen = client.get("torn")
+    with connect(cluster, replica(cluster)) as client:
+        client.readonly()
+        assert client.get("torn") == seen
+        assert client.get("after") == b"1"
+
+
+def test_a_restarted_agent_of_a_follower_resumes_without_a_full_sync(cluster: Cluster) -> None:
+    follower = replica(cluster)
+    with connect(cluster, primary(cluster)) as client:
+        client.set("resumed", "1")
+    full_syncs = agent_log(cluster, follower).count("full sync")
+    engine = process(cluster, follower, "valkey-server").pid
+    process(cluster, follower, "memorycluster.agent").kill()
+    until(lambda: re.search(r"resumes at offset \d+", agent_log(cluster, follower)), "the engine resumes")
+    with connect(cluster, primary(cluster)) as client:
+        client.set("resumed", "2")
+    cluster.ready()
+    with connect(cluster, follower) as client:
+        client.readonly()
+        until(lambda: client.get("resumed") == b"2", "the follower goes on")
+    assert agent_log(cluster, follower).count("full sync") == full_syncs
+    assert process(cluster, follower, "valkey-server").pid == engine
+
+
+def test_a_frozen_engine_loses_its_lease_though_its_agent_lives(cluster: Cluster) -> None:
+    leader = primary(cluster)
+    with connect(cluster, leader) as client:
+        client.set("frozen", "1")
+        engine = process(cluster, leader, "valkey-server")
+        engine.send_signal(signal.SIGSTOP)
+        until(lambda: cluster.status()["shards"][0]["primary"] not in (None, leader), "another primary")
+        until(
+            lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE,
+            "the frozen engine is ended",
+        )
+    with connect(cluster, primary(cluster)) as client:
+        assert client.get("frozen") == b"1"
+        assert client.set("frozen", "2")
+    with connect(cluster, leader) as client:
+        client.readonly()
+        until(lambda: client.get("frozen") == b"2", "the ended engine follows")
+
+
+def test_no_ordinary_client_can_pose_as_the_engine_at_the_agent(cluster: Cluster) -> None:
+    config = Path(cluster.data) / "nodes" / replica(cluster) / "agent.yaml"
+    port = yaml.safe_load(config.read_text())["follow_port"]
+    with redis.Redis("127.0.0.1", port) as client, pytest.raises(redis.AuthenticationError):
+        client.execute_command("PSYNC", "?", "-1")
+    guess = redis.Redis("127.0.0.1", port, username="txlog-agent", password="guess")
+    with guess as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
