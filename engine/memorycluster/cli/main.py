@@ -165,6 +165,7 @@ def _run_detached(file: Path, root: Path, base_port: int | None, zones: int | No
                         reporter.ready(status, Path(event["programs"]))
                         return
                     case "failed":
+                        supervisor.wait()
                         reporter.close()
                         _complain(event["text"])
                         raise typer.Exit(event["exit_status"])
