@@ -32,7 +32,7 @@ from memorycluster.agent.follower import Follower
 from memorycluster.agent.machine import Machine, Phase
 from memorycluster.log.chain import Position, Read
 from memorycluster.log.interface import Log, LogConflict, LogError, LogFull, LogHealth
-from memorycluster.log.record import Kind, Record, extend_crc, replication_id
+from memorycluster.log.record import InvalidRecord, Kind, Record, extend_crc, replication_id
 
 logger = logging.getLogger(__name__)
 
@@ -199,10 +199,11 @@ class Agent:
         try:
             end = await self.log.end()
             data = await self.log.get(end) if end else None
-        except LogError as error:
+            last = Record.decode(data) if data else None
+        except (LogError, InvalidRecord) as error:
             logger.warning("can't read the log's end: %s", error)
             return
-        self._do(self.machine.log_last(Record.decode(data) if data else None))
+        self._do(self.machine.log_last(last))
 
     async def _read_next(self, sequence: int) -> None:
         try:
@@ -211,10 +212,11 @@ class Agent:
                 self._do(self.machine.log_too_short(end))
                 return
             data = await self.log.get(sequence + 1) if end > sequence else None
-        except LogError as error:
+            following = Record.decode(data) if data else None
+        except (LogError, InvalidRecord) as error:
             logger.warning("can't read the log after %d: %s", sequence, error)
             return
-        self._do(self.machine.log_next(clock.now(), sequence, Record.decode(data) if data else None))
+        self._do(self.machine.log_next(clock.now(), sequence, following))
 
     async def _watch_log(self) -> None:
         """Keep an eye on the log's size and members."""
