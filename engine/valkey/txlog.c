@@ -16,6 +16,7 @@
 #include "hdr_histogram.h"
 #include "module.h"
 
+#include <sys/mman.h>
 #include <time.h>
 
 struct txlogState txlog;
@@ -226,9 +227,7 @@ static void holdBegin(client *c) {
     h->floor = h->mark ? blockOf(h->mark)->hold_off : 0;
     if (h->mark && h->loop != loop_id) {
         /* Close the last block: what an earlier iteration replied must not wait for what this one replies. */
-        clientReplyBlock *b = blockOf(h->mark);
-        c->reply_bytes -= b->size - b->used;
-        b->size = b->used;
+        blockOf(h->mark)->flag.closed = 1;
     } else if (h->mark) {
         h->mark = listPrevNode(h->mark); /* Shared with what comes: it will wait for that too. */
     }
@@ -645,8 +644,12 @@ void txlogBeforeSleep(void) {
         return;
     }
     if (txlog.autoack) {
-        if (!server.repl_backlog) createReplicationBacklog();
-        commit(server.primary_repl_offset);
+        if (!server.repl_backlog) { /* As for a first replica: what came before is not in it. */
+            changeReplicationId();
+            clearReplicationId2();
+            createReplicationBacklog();
+        }
+        if (!txlog.autoack_delay) commit(server.primary_repl_offset);
     } else {
         tellUnits();
         watchLease();
@@ -655,6 +658,17 @@ void txlogBeforeSleep(void) {
     if (commits_len && commits[commits_first].off <= txlog.committed) measureCommits();
     while (heap_len && heap[0].off <= txlog.committed) holdRelease(heap[0].c);
     if (listLength(bus)) busRelease();
+}
+
+/* Tests: commit what the call before this one saw. */
+static long long autoack(struct aeEventLoop *el, long long id, void *data) {
+    static long long seen;
+    UNUSED(el);
+    UNUSED(id);
+    UNUSED(data);
+    if (txlogLeads()) commit(seen);
+    seen = server.primary_repl_offset;
+    return txlog.autoack_delay;
 }
 
 int txlogKeepsBacklog(long long end) {
@@ -720,6 +734,7 @@ static void assertView(void) {
 void txlogBoot(void) {
     if (!txlog.enabled) return;
     txlogRoleChange(1); /* Bytes loaded from disk, in tests, are committed. */
+    if (txlog.autoack_delay) aeCreateTimeEvent(server.el, txlog.autoack_delay, autoack, NULL, NULL);
     if (!txlog.logged) return;
     if (!txlog.follow_port) {
         serverLog(LL_WARNING, "FATAL: txlog-enabled needs txlog-follow-port, the port of the agent");
@@ -1048,7 +1063,9 @@ int populateCommandStructure(struct serverCommand *c);
 void txlogInit(void) {
     if (!txlog.enabled) return;
     txlog.logged = !txlog.autoack;
-    dirty = zcalloc(sizeof(*dirty) * (DIRTY_MASK + 1));
+    /* Not of the allocator, so that it does not count against maxmemory. */
+    dirty = mmap(NULL, sizeof(*dirty) * (DIRTY_MASK + 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    serverAssert(dirty != MAP_FAILED);
     pushed = listCreate();
     bus = listCreate();
     listSetFreeMethod(bus, freeBusMessage);

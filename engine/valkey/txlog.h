@@ -18,6 +18,7 @@ struct txlogState {
     /* Configuration. */
     int enabled;
     int autoack; /* For tests: everything commits at once, and nobody is refused anything. */
+    int autoack_delay; /* Milliseconds; for tests. */
     int allow_monitor;
     int follow_port;
     char *agent_user;

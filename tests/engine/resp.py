@@ -73,7 +73,7 @@ class Client:
     @property
     def silent(self) -> bool:
         """Nothing has arrived beyond what was read."""
-        return self._reader.gets() is Ellipsis and not self.arrived() and not self._reader.has_data()
+        return not self.arrived() and not self._reader.has_data()
 
     async def ended(self, *, seconds: float = 10) -> bool:
         """Read up to the end of the connection."""
