@@ -313,6 +313,43 @@ async def test_many_unknown_writes_are_decided(tmp_path: Path) -> None:
     assert verdict.ok, str(verdict)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+async def test_unknown_writes_that_nobody_saw_are_interchangeable(lost: bool, tmp_path: Path) -> None:
+    """30 unknown writes of each kind, none of them ever seen, and with or without one lost write: decided."""
+    history = History()
+
+    def record(
+        key: str, model: str, op: str, args: tuple[str, ...], result: Any, at: int, *, known: bool
+    ) -> None:
+        history.record(Operation(key, model, op, args, result, known, at, at + 5, 0, "n"))
+
+    for at in range(30):
+        record("r", "register", "set", (f"u{at}",), None, at, known=False)
+        record("l", "list", "push", (f"u{at}",), None, at, known=False)
+        record("s", "stream", "push", (f"u{at}",), None, at, known=False)
+        record("m", "map", "set", ("abc"[at % 3], f"u{at}"), None, at, known=False)
+        record("b", "bundle", "write", (f"u{at}",), None, at, known=False)
+        record("c", "counter", "incr", (), None, at, known=False)
+    for at in range(0, 40, 2):  # beside them
+        record("r", "register", "set", (f"k{at}",), None, at, known=True)
+        record("s", "stream", "push", (f"k{at}",), f"{at}-0", at, known=True)
+        record("l", "list", "push", (f"k{at}",), 1 + at // 2, at, known=True)
+    written = [f"k{at}" for at in range(0, 40, 2)]
+    record("r", "register", "get", (), "u99" if lost else "k38", 1000, known=True)
+    record("r", "register", "set", ("u99",), None, 1200, known=True)
+    record("s", "stream", "read", (), [[f"{v[1:]}-0", v] for v in written[lost:]], 1000, known=True)
+    record("l", "list", "read", (), written[lost:], 1000, known=True)
+    record("m", "map", "read", (), {}, 1000, known=True)
+    record("b", "bundle", "read", (), [None, None, int(lost)], 1000, known=True)
+    record("c", "counter", "get", (), 31 if lost else 30, 1000, known=True)
+    file = tmp_path / "history.jsonl"
+    history.save(file)
+    verdict = await judge(file, limit=20)
+    kinds = {(problem.key, problem.kind) for problem in verdict.problems}
+    bad = {(key, "linearizability") for key in "slbc"} | {("r", "identity")}
+    assert kinds == (bad if lost else set()), str(verdict)
+
+
 async def test_what_is_no_history_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     file.write_text('{"key": "k", "model": "abacus", "op": "set", "args": []}\n')

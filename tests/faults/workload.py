@@ -17,6 +17,9 @@ from tests.faults.resp import LOST, Address, Command, Connection, NotSent
 
 SLOTS = 16384
 
+HUNTING = 200
+"""Questions to one node that may wait for an answer."""
+
 
 def slot(key: str) -> int:
     """Return the cluster slot of a key."""
@@ -170,6 +173,7 @@ class Workload:
             for node in shard.nodes:
                 self._tasks.append(asyncio.create_task(self._reader(next(self._numbers), shard, node)))
                 self._tasks.append(asyncio.create_task(self._probe(next(self._numbers), index, node)))
+                self._tasks.append(asyncio.create_task(self._hunt(next(self._numbers), shard, node)))
 
     async def finish(self, *, seconds: float = 30) -> None:
         """Stop the clients, then read every key from its primary.
@@ -394,6 +398,35 @@ class Workload:
                 await asyncio.sleep(0.1)
         if connection is not None:
             connection.close()
+
+    async def _hunt(self, client: int, shard: Shard, node: Address) -> None:
+        """Ask one node to read as primary, again and again without waiting for its answers.
+
+        So there are always fresh questions in the socket of a node that was paused; should it wake and answer
+        them without a lease, the answers are stale.
+        """
+        connection: Connection | None = None
+        asking: set[asyncio.Task[list[Outcome]]] = set()
+        while not self._stopping.is_set():
+            await asyncio.sleep(0.05)
+            asking = {task for task in asking if not task.done()}
+            if len(asking) >= HUNTING:
+                continue
+            kind = self.chance.choice(("string", "count"))
+            key = self.repertoire.keys[kind].pick(self.chance)
+            if self.router.shard(key) is not shard:
+                continue
+            action: Action = getattr(self.repertoire, kind)(key, 1.0)
+            try:
+                if connection is None or not connection.open_now:
+                    connection = await Connection.open(node, seconds=0.3)
+                sending = self._send(client, connection, [action], patience=30.0, aside=True)
+                asking.add(asyncio.create_task(sending))
+            except NotSent:
+                await asyncio.sleep(0.1)
+        if connection is not None:
+            connection.close()
+        await asyncio.gather(*asking, return_exceptions=True)
 
     def _probe_key(self, index: int) -> str:
         return f"{{{self.router.shards[index].tag}}}{self.prefix}probe"

@@ -158,46 +158,85 @@ func sizeAfter(p *Partition, o *Operation) (int64, bool) {
 }
 
 // observations: a write whose value was seen, by anybody, had happened by then. This bounds writes of unknown
-// outcome, and ties the replicas' reads to the primary's history.
-func observations(p *Partition) map[*Operation]int64 {
-	end := map[*Operation]int64{}
-	for _, o := range p.Primary {
-		end[o] = o.Return
-	}
-	if p.Model.wrote == nil {
-		return end
-	}
+// outcome, and ties the replicas' reads to the primary's history. Returns also which values were seen.
+func observations(p *Partition) (end map[*Operation]int64, seen map[string]bool) {
+	end, seen = map[*Operation]int64{}, map[string]bool{}
 	writer := map[string]*Operation{}
 	for _, o := range p.Primary {
-		if value, ok := p.Model.wrote(o); ok {
-			writer[value] = o
+		end[o] = o.Return
+		if p.Model.wrote != nil {
+			if value, ok := p.Model.wrote(o); ok {
+				writer[value] = o
+			}
 		}
+	}
+	if p.Model.saw == nil {
+		return end, seen
 	}
 	for _, o := range append(append([]*Operation{}, p.Primary...), p.Replica...) {
 		if !o.Known {
 			continue
 		}
 		for _, value := range p.Model.saw(o) {
+			seen[value] = true
 			if w := writer[value]; w != nil && o.Return < end[w] {
 				end[w] = o.Return
 			}
 		}
 	}
-	return end
+	return end, seen
+}
+
+// inputs prepares the operations for the model, with what the whole history tells about each of them.
+func inputs(p *Partition, seen map[string]bool) []*input {
+	places := map[string]int64{}
+	if p.Model.name == "stream" { // nothing leaves it, so the longest read tells each value's place
+		for i, value := range strings.Split(strings.TrimSuffix(longestRead(p), ","), ",") {
+			if value != "" {
+				places[value] = int64(i)
+			}
+		}
+	}
+	groups := map[string]int{}
+	ranks := map[string]int{}
+	result := make([]*input, len(p.Primary))
+	for i, o := range p.Primary {
+		in := &input{Operation: o, args: o.Args, group: -1, place: -1, settled: int64(len(places))}
+		result[i] = in
+		value, writes := "", false
+		if p.Model.wrote != nil {
+			value, writes = p.Model.wrote(o)
+		}
+		if place, ok := places[value]; ok {
+			in.place = place
+		}
+		if o.Known || seen[value] {
+			continue
+		}
+		if writes {
+			in.args = append([]string{}, o.Args...)
+			in.args[len(in.args)-1] = unseen
+		}
+		alike := strings.Join(append([]string{o.Op}, in.args...), " ")
+		group, ok := groups[alike]
+		if !ok {
+			if len(groups) == maxGroups {
+				continue
+			}
+			group = len(groups)
+			groups[alike] = group
+		}
+		in.group, in.rank = group, ranks[alike]
+		ranks[alike]++
+	}
+	return result
 }
 
 func linearizability(p *Partition, timeout time.Duration) []Problem {
-	end := observations(p)
-	ranks := map[string]int{}
+	end, seen := observations(p)
 	operations := make([]porcupine.Operation, 0, len(p.Primary))
-	for _, o := range p.Primary {
-		in := &input{Operation: o}
-		if !o.Known {
-			alike := o.Op + " " + strings.Join(o.Args, " ")
-			ranks[alike]++
-			in.rank = ranks[alike]
-		}
-		operations = append(operations, porcupine.Operation{ClientId: o.Client, Input: in, Call: o.Call, Return: end[o]})
+	for _, in := range inputs(p, seen) {
+		operations = append(operations, porcupine.Operation{ClientId: in.Client, Input: in, Call: in.Call, Return: end[in.Operation]})
 	}
 	m := p.Model.porcupine()
 	switch porcupine.CheckOperationsTimeout(m, operations, timeout) {

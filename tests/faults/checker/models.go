@@ -32,12 +32,27 @@ type kind struct {
 	step func(state any, o *input) (any, bool)
 }
 
-// An input is an operation with its rank among those of its partition whose outcome is unknown and that are
-// interchangeable (same operation, same arguments): in any order that explains the history, they may be taken
-// in the order of their calls, so only that order is tried.
+// An input is an operation as the models see it.
 type input struct {
 	*Operation
-	rank int
+	args []string // o.Args; a value of unknown outcome that nobody saw is `unseen`
+	// group and rank place an operation of unknown outcome among those that are interchangeable with it: in any
+	// order that explains the history, they may be taken in the order of their calls, so only that is tried.
+	group, rank int
+	// place is where in the list its value stands for good; -1: nowhere, as far as was read.
+	place int64
+	// settled is how many values stand for good.
+	settled int64
+}
+
+const unseen = "?"
+
+const maxGroups = 12
+
+// A world is a model's state, and how many operations of each group have been taken.
+type world struct {
+	state any
+	taken [maxGroups]int
 }
 
 var models = map[string]*model{}
@@ -48,11 +63,18 @@ var seed = maphash.MakeSeed()
 
 func (m *model) porcupine() porcupine.Model {
 	return porcupine.Model{
-		Init: func() any { return m.init },
+		Init: func() any { return world{state: m.init} },
 		Step: func(state, in, _ any) (bool, any) {
-			o := in.(*input)
-			after, ok := m.ops[o.Op].step(state, o)
-			return ok, after
+			w, o := state.(world), in.(*input)
+			if o.group >= 0 {
+				if w.taken[o.group] != o.rank {
+					return false, w
+				}
+				w.taken[o.group]++
+			}
+			after, ok := m.ops[o.Op].step(w.state, o)
+			w.state = after
+			return ok, w
 		},
 		Hash: func(state any) uint64 { return maphash.String(seed, fmt.Sprint(state)) },
 	}
@@ -103,18 +125,18 @@ func init() {
 		init: optional{},
 		ops: map[string]kind{
 			"set": {args: 1, parse: parseNothing, step: func(_ any, o *input) (any, bool) {
-				return optional{true, o.Args[0]}, true
+				return optional{true, o.args[0]}, true
 			}},
 			"get": {read: true, parse: parseOptional, step: func(state any, o *input) (any, bool) {
 				return state, state == o.out
 			}},
 			"cas": {args: 2, parse: parseAs[bool], step: func(state any, o *input) (any, bool) {
-				swap := state == optional{o.Args[0] != "", o.Args[0]}
+				swap := state == optional{o.args[0] != "", o.args[0]}
 				if o.Known && swap != o.out.(bool) {
 					return state, false
 				}
 				if swap {
-					return optional{true, o.Args[1]}, true
+					return optional{true, o.args[1]}, true
 				}
 				return state, true
 			}},
@@ -134,27 +156,17 @@ func init() {
 
 // ---- counter: incr -> n, get -> n (absent: 0)
 
-type counter struct {
-	value   int64
-	unknown int
-}
-
 func init() {
 	register(&model{
 		name: "counter",
-		init: counter{},
+		init: int64(0),
 		ops: map[string]kind{
 			"incr": {parse: parseAs[int64], step: func(state any, o *input) (any, bool) {
-				c := state.(counter)
-				c.value++
-				if o.Known {
-					return c, c.value == o.out.(int64)
-				}
-				c.unknown++
-				return c, c.unknown == o.rank
+				after := state.(int64) + 1
+				return after, !o.Known || after == o.out.(int64)
 			}},
 			"get": {read: true, parse: parseAs[int64], step: func(state any, o *input) (any, bool) {
-				return state, state.(counter).value == o.out.(int64)
+				return state, state == o.out
 			}},
 		},
 		size: func(o *Operation) (int64, bool) { return o.out.(int64), true },
@@ -166,7 +178,6 @@ func init() {
 type list struct {
 	values string // each with a comma behind it
 	length int64
-	pops   int // of unknown outcome
 }
 
 func (l list) push(value string) list {
@@ -188,17 +199,11 @@ func init() {
 		init: list{},
 		ops: map[string]kind{
 			"push": {args: 1, parse: parseAs[int64], step: func(state any, o *input) (any, bool) {
-				after := state.(list).push(o.Args[0])
+				after := state.(list).push(o.args[0])
 				return after, !o.Known || after.length == o.out.(int64)
 			}},
 			"pop": {parse: parseOptional, step: func(state any, o *input) (any, bool) {
 				l := state.(list)
-				if !o.Known {
-					l.pops++
-					if l.pops != o.rank {
-						return state, false
-					}
-				}
 				popped := optional{}
 				if l.length > 0 {
 					comma := strings.IndexByte(l.values, ',')
@@ -259,7 +264,9 @@ func init() {
 		init: list{},
 		ops: map[string]kind{
 			"push": {args: 1, parse: parseAs[string], step: func(state any, o *input) (any, bool) {
-				return state.(list).push(o.Args[0]), true
+				l := state.(list)
+				fits := l.length == o.place || (o.place < 0 && l.length >= o.settled)
+				return l.push(o.args[0]), fits
 			}},
 			"read": {read: true, parse: parseAs[[]entry], step: func(state any, o *input) (any, bool) {
 				return state, state.(list).values == joined(values(o.out.([]entry)))
@@ -328,25 +335,25 @@ func init() {
 		ops: map[string]kind{
 			"set": {args: 2, parse: parseAs[int64], step: func(state any, o *input) (any, bool) {
 				fields := decodeMap(state.(string))
-				_, had := fields[o.Args[0]]
+				_, had := fields[o.args[0]]
 				if o.Known && had == (o.out.(int64) == 1) {
 					return state, false
 				}
-				fields[o.Args[0]] = o.Args[1]
+				fields[o.args[0]] = o.args[1]
 				return encodeMap(fields), true
 			}},
 			"get": {args: 1, read: true, parse: parseOptional, step: func(state any, o *input) (any, bool) {
 				s := state.(string)
 				want := o.out.(optional)
-				start, end := field(s, o.Args[0])
+				start, end := field(s, o.args[0])
 				if start < 0 {
 					return state, !want.present
 				}
-				return state, want.present && s[start+len(o.Args[0])+2:end] == want.value
+				return state, want.present && s[start+len(o.args[0])+2:end] == want.value
 			}},
 			"del": {args: 1, parse: parseAs[int64], step: func(state any, o *input) (any, bool) {
 				s := state.(string)
-				start, end := field(s, o.Args[0])
+				start, end := field(s, o.args[0])
 				if o.Known && (start >= 0) != (o.out.(int64) == 1) {
 					return state, false
 				}
@@ -410,7 +417,7 @@ func init() {
 		init: bundle{},
 		ops: map[string]kind{
 			"write": {args: 1, parse: parseAs[int64], step: func(state any, o *input) (any, bool) {
-				after := bundle{o.Args[0], state.(bundle).count + 1}
+				after := bundle{o.args[0], state.(bundle).count + 1}
 				return after, !o.Known || after.count == o.out.(int64)
 			}},
 			"read": {read: true, parse: parseReading, step: func(state any, o *input) (any, bool) {
