@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,13 @@ def free_ports(count: int) -> list[int]:
 class Service:
     """A log service on loopback."""
 
-    def __init__(self, size: int, root: Path, program: Path) -> None:
+    def __init__(
+        self, size: int, root: Path, program: Path, change: Callable[[str], str] = lambda conf: conf
+    ) -> None:
         ports = free_ports(3 * size)
         self.root = root
         self.program = program
+        self.change = change
         self.servers = [
             Server(f"log-{i}", f"zone-{'abc'[i]}", "127.0.0.1", *ports[3 * i : 3 * i + 3])
             for i in range(size)
@@ -70,17 +73,16 @@ class Service:
                 continue
             assert server.name not in self.processes
             conf = self.root / f"{server.name}.conf"
-            conf.write_text(
-                server_conf(
-                    server,
-                    self.servers,
-                    cluster="test",
-                    data_dir=self.data_dir(server.name),
-                    user=USER,
-                    password=PASSWORD,
-                    max_file_store=MAX_FILE_STORE,
-                )
+            text = server_conf(
+                server,
+                self.servers,
+                cluster="test",
+                data_dir=self.data_dir(server.name),
+                user=USER,
+                password=PASSWORD,
+                max_file_store=MAX_FILE_STORE,
             )
+            conf.write_text(self.change(text))
             with (self.root / f"{server.name}.log").open("ab") as output:
                 self.processes[server.name] = subprocess.Popen(
                     [self.program, "-c", conf], stdout=output, stderr=output, stdin=subprocess.DEVNULL
@@ -173,9 +175,10 @@ async def until(condition: Any, seconds: float, what: str = "") -> Any:
 
 
 @contextlib.asynccontextmanager
-async def running(size: int) -> AsyncIterator[Service]:
+async def running(size: int, *, change: Callable[[str], str] = lambda conf: conf) -> AsyncIterator[Service]:
+    """Run a log service; ``change`` spoils the servers' configuration."""
     root = Path(tempfile.mkdtemp(prefix="mcl-", dir="/tmp"))
-    service = Service(size, root, await find_server())
+    service = Service(size, root, await find_server(), change)
     service.start()
     try:
         await service.ready()
