@@ -48,7 +48,7 @@ MAX_PAYLOAD = 64
 """Bytes in a record of this world, so that many units are larger than one: set it in the machine, too."""
 MARK_EVERY = 16
 UNCOMMITTED_LIMIT = 600
-RATES = (915, 1000, 1095)
+RATES = (915, 915, 1000, 1095, 1095)
 """Thousandths of true time at which a node's clock may run. 1095 / 915 < 1.2, which leases rely on."""
 
 Call = Callable[[], None]
@@ -83,13 +83,14 @@ class Process:
 class Channel:
     """Messages to a process in order, each after a delay. Those under way survive the sender."""
 
-    def __init__(self, world: World, receiver: Process, slowest: int) -> None:
-        self.world, self.receiver, self.slowest = world, receiver, slowest
+    def __init__(self, node: Node, receiver: Process, slowest: int) -> None:
+        self.node, self.world, self.receiver, self.slowest = node, node.world, receiver, slowest
         self.open = True
         self.last = 0
 
     def send(self, call: Call) -> None:
-        self.last = max(self.last, self.world.now + self.world.rng.randint(20, self.slowest))
+        slowest = self.slowest + self.node.sluggish
+        self.last = max(self.last, self.world.now + self.world.rng.randint(20, slowest))
         self.world.at(self.last, lambda: self.receiver.run(lambda: call() if self.open else None))
 
 
@@ -266,9 +267,9 @@ class Control:
     def __init__(self, agent: Agent, engine: Engine) -> None:
         world = agent.world
         self.agent, self.engine, self.world = agent, engine, world
-        self.to_engine = Channel(world, engine, 2 * MS)
-        self.to_agent = Channel(world, agent, 2 * MS)
-        self.acks = Channel(world, engine, 2 * MS)
+        self.to_engine = Channel(agent.node, engine, 2 * MS)
+        self.to_agent = Channel(agent.node, agent, 2 * MS)
+        self.acks = Channel(agent.node, engine, 2 * MS)
         self.open = True
 
     def ask(self, command: Callable[[], object], answer: Callable[[object], None] | None = None) -> None:
@@ -303,7 +304,7 @@ class Link:
     def __init__(self, agent: Agent, engine: Engine) -> None:
         self.agent, self.engine, self.world = agent, engine, agent.world
         self.open = True
-        self.feed = Channel(self.world, engine, 3 * MS)
+        self.feed = Channel(agent.node, engine, 3 * MS)
         self.position = Position(GENERATION)
         self.resume = engine.offset
         self.answered = self.resume == 0
@@ -612,7 +613,7 @@ class Agent(Process):
                 self.do(self.machine.engine_failed(self.clock(), "refused"))
 
         def attach() -> None:
-            engine.stream = Channel(self.world, self, 3 * MS)
+            engine.stream = Channel(self.node, self, 3 * MS)
             self.source, self.received = engine, offset
             if engine.offset > offset:
                 end = engine.offset
@@ -662,7 +663,8 @@ class Node:
         self.name = f"n{index}"
         self.boot = world.rng.randrange(10**9)
         self.skew = world.rng.randrange(10**12)
-        self.slow = 0
+        self.slow = self.sluggish = 0
+        """Further delay, of the network and between agent and engine, at most."""
         self.alarms: list[str] = []
         self.engine = Engine(self)
         self.agent = Agent(self)
@@ -928,7 +930,7 @@ class World:
         self.log.rotten.clear()
         self.log.recover()
         for node in self.nodes:
-            node.slow = 0
+            node.slow = node.sluggish = 0
             node.engine.resume()
             node.agent.resume()
             self.check_one_serves()

@@ -20,8 +20,10 @@ from memorycluster.log.record import Kind
 
 EXAMPLES = int(os.environ.get("MEMORYCLUSTER_EXAMPLES", "0"))
 
+pytestmark = pytest.mark.timeout(0 if EXAMPLES else 300)
 
-def history(default: int, steps: int = 25) -> settings:
+
+def history(default: int, steps: int = 30) -> settings:
     """Return how many histories to try, and how: the same ones each time, unless more are asked for."""
     return settings(
         max_examples=EXAMPLES or default,
@@ -39,8 +41,11 @@ def small_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MAX_PAYLOAD", MAX_PAYLOAD)
 
 
-NODE = st.integers(0, 2)
 SEED = st.integers(0, 2**32)
+WHO = st.sampled_from([-1, -1, -1, 0, 1, 2])
+"""A node; -1: the one that leads."""
+THEN = st.sampled_from([0, MS, 20 * MS, 200 * MS, SECOND, 3 * SECOND])
+"""How long the world goes on after a fault."""
 
 
 class Faults(RuleBasedStateMachine):
@@ -48,103 +53,109 @@ class Faults(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(seed=SEED, nodes=st.integers(1, 3), warm_up=st.sampled_from([0, 100 * MS, SECOND]))
-    def start(self, seed: int, nodes: int, warm_up: int) -> None:
+    @initialize(seed=SEED, nodes=st.integers(1, 3), then=THEN)
+    def start(self, seed: int, nodes: int, then: int) -> None:
         self.world = World(seed, nodes=nodes)
-        self.world.run(warm_up)
+        self.world.run(then)
 
-    def node(self, index: int) -> Node:
-        return self.world.nodes[index % len(self.world.nodes)]
-
-    @rule(duration=st.sampled_from([MS, 10 * MS, 100 * MS, 500 * MS, SECOND, 3 * SECOND]))
-    def time_passes(self, duration: int) -> None:
-        self.world.run(duration)
+    def node(self, who: int) -> Node:
+        leader = self.world.leader() if who < 0 else None
+        return leader or self.world.nodes[who % len(self.world.nodes)]
 
     @rule(kind=st.sampled_from([Kind.CLAIM, Kind.DATA, Kind.RENEW, Kind.RELEASE]))
     def until_a_record_lands(self, kind: Kind) -> None:
         self.world.run_to(kind, 3 * SECOND)
 
-    @rule(index=NODE)
-    def engine_is_killed(self, index: int) -> None:
-        self.node(index).kill_engine()
+    @rule(who=WHO, what=st.sampled_from(["engine", "agent", "both"]), then=THEN)
+    def is_killed(self, who: int, what: str, then: int) -> None:
+        node = self.node(who)
+        if what != "agent":
+            node.kill_engine()
+        if what != "engine":
+            node.kill_agent()
+        self.world.run(then)
 
-    @rule(index=NODE)
-    def agent_is_killed(self, index: int) -> None:
-        self.node(index).kill_agent()
-
-    @rule(index=NODE)
-    def both_are_killed(self, index: int) -> None:
-        self.node(index).kill_engine()
-        self.node(index).kill_agent()
-
-    @rule()
-    def everything_is_killed(self) -> None:
+    @rule(then=THEN)
+    def everything_is_killed(self, then: int) -> None:
         for node in self.world.nodes:
             node.kill_engine()
             node.kill_agent()
+        self.world.run(then)
 
-    @rule(index=NODE, engine=st.booleans(), agent=st.booleans())
-    def node_is_stopped(self, index: int, engine: bool, agent: bool) -> None:
-        node = self.node(index)
-        node.engine.paused = node.engine.paused or engine
-        node.agent.paused = node.agent.paused or agent
+    @rule(who=WHO, what=st.sampled_from(["engine", "agent", "both"]), then=THEN)
+    def is_stopped(self, who: int, what: str, then: int) -> None:
+        node = self.node(who)
+        node.engine.paused |= what != "agent"
+        node.agent.paused |= what != "engine"
+        self.world.run(then)
 
-    @rule(index=NODE)
-    def node_goes_on(self, index: int) -> None:
-        self.node(index).engine.resume()
-        self.node(index).agent.resume()
+    @rule(then=THEN)
+    def all_go_on(self, then: int) -> None:
+        for node in self.world.nodes:
+            node.engine.resume()
+            node.agent.resume()
+        self.world.run(then)
 
-    @rule(index=NODE)
-    def control_channel_breaks(self, index: int) -> None:
-        if control := self.node(index).engine.control:
-            control.close()
+    @rule(who=WHO, what=st.sampled_from(["control", "link"]), then=THEN)
+    def connection_breaks(self, who: int, what: str, then: int) -> None:
+        engine = self.node(who).engine
+        if what == "control" and engine.control:
+            engine.control.close()
+        if what == "link" and engine.link:
+            engine.link.drop()
+        self.world.run(then)
 
-    @rule(index=NODE)
-    def link_breaks(self, index: int) -> None:
-        if link := self.node(index).engine.link:
-            link.drop()
+    @rule(quorum=st.booleans(), then=THEN)
+    def log_has_a_quorum(self, quorum: bool, then: int) -> None:
+        if quorum:
+            self.world.log.recover()
+        else:
+            self.world.log.available = False
+        self.world.run(then)
 
-    @rule()
-    def log_loses_its_quorum(self) -> None:
-        self.world.log.available = False
-
-    @rule()
-    def log_recovers(self) -> None:
-        self.world.log.recover()
-
-    @rule(share=st.sampled_from([0.0, 0.3, 0.8]))
-    def answers_get_lost(self, share: float) -> None:
+    @rule(share=st.sampled_from([0.0, 0.3, 0.8]), then=THEN)
+    def answers_get_lost(self, share: float, then: int) -> None:
         self.world.answers_lost = share
+        self.world.run(then)
 
-    @rule(index=NODE, delay=st.sampled_from([0, 200 * MS, 3 * SECOND, 8 * SECOND]))
-    def network_gets_slow(self, index: int, delay: int) -> None:
-        self.node(index).slow = delay
+    @rule(who=WHO, network=st.sampled_from([0, 200 * MS, 3 * SECOND, 8 * SECOND]), then=THEN)
+    def network_is_slow(self, who: int, network: int, then: int) -> None:
+        self.node(who).slow = network
+        self.world.run(then)
 
-    @rule(duration=st.integers(0, 10 * SECOND))
-    def member_of_the_log_is_behind(self, duration: int) -> None:
+    @rule(who=WHO, delay=st.sampled_from([0, 50 * MS, SECOND]), then=THEN)
+    def node_is_sluggish(self, who: int, delay: int, then: int) -> None:
+        self.node(who).sluggish = delay
+        self.world.run(then)
+
+    @rule(duration=st.integers(0, 10 * SECOND), then=THEN)
+    def member_of_the_log_is_behind(self, duration: int, then: int) -> None:
         self.world.log.stale = (len(self.world.log.entries), self.world.now + duration)
+        self.world.run(then)
 
-    @rule(share=st.floats(0, 1))
-    def record_rots(self, share: float) -> None:
-        self.world.log.rotten = {1 + int(share * len(self.world.log.entries))}
-
-    @rule()
-    def rot_is_healed(self) -> None:
+    @rule(share=st.none() | st.floats(0, 1), then=THEN)
+    def record_rots(self, share: float | None, then: int) -> None:
         self.world.log.rotten.clear()
+        if share is not None:
+            self.world.log.rotten.add(1 + int(share * len(self.world.log.entries)))
+        self.world.run(then)
 
-    @rule(used=st.sampled_from([10, 87, 95]), full=st.booleans())
-    def log_fills(self, used: int, full: bool) -> None:
+    @rule(used=st.sampled_from([10, 87, 95]), full=st.booleans(), then=THEN)
+    def log_fills(self, used: int, full: bool, then: int) -> None:
         self.world.space_used, self.world.log.full = used, full and used > 90
+        self.world.run(then)
 
-    @rule(index=NODE, jump=st.integers(-10 * SECOND, 10 * SECOND))
-    def clock_jumps(self, index: int, jump: int) -> None:
-        self.node(index).skew += jump
+    @rule(who=WHO, jump=st.integers(-10 * SECOND, 10 * SECOND), then=THEN)
+    def clock_jumps(self, who: int, jump: int, then: int) -> None:
+        self.node(who).skew += jump
+        self.world.run(then)
 
-    @rule(successor=st.sampled_from(["", "n0", "n1", "n2"]))
-    def leader_gives_away(self, successor: str) -> None:
+    @rule(successor=st.sampled_from(["", "n0", "n1", "n2"]), then=THEN)
+    def leader_gives_away(self, successor: str, then: int) -> None:
         if leader := self.world.leader():
             agent = leader.agent
             agent.run(lambda: agent.do(agent.machine.give_away(agent.clock(), successor)))
+        self.world.run(then)
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
@@ -152,7 +163,7 @@ class Faults(RuleBasedStateMachine):
 
 
 def test_interleavings() -> None:
-    run_state_machine_as_test(Faults, settings=history(150))
+    run_state_machine_as_test(Faults, settings=history(300))
 
 
 def fail_engine(node: Node) -> None:

@@ -517,6 +517,8 @@ def test_marks_of_an_engine_that_is_gone_cut_nothing() -> None:
     hand.commit()
     hand.did(hand.machine.engine_promoted(hand.now))
     hand.commit()
+    stream(hand, 34)
+    assert hand.machine.in_flight is None
     stream(hand, 35, 20)
     assert hand.flight().end == 20
 
