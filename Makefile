@@ -27,6 +27,7 @@ run: $(READY)
 
 test: $(READY)
 	@PYTHON=$(PYTHON) bash .ci/prerequisites test
+	@$(BIN)/memorycluster build >/dev/null
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 lint: $(READY)

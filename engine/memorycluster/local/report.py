@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -47,7 +48,7 @@ class PipeReporter:
 
     def note(self, text: str) -> None:
         """Say something worth a line."""
-        print(text, flush=True)
+        self._log(text)
         self._write(kind="note", text=text)
 
     def ready(self, status: MemoryClusterStatus, programs: Path) -> None:
@@ -59,7 +60,7 @@ class PipeReporter:
 
     def failed(self, text: str, exit_status: int) -> None:
         """Say that the run ends, and why, and close the pipe."""
-        print(text, flush=True)
+        self._log(text)
         self._write(kind="failed", text=text, exit_status=exit_status)
         self.close()
 
@@ -68,6 +69,10 @@ class PipeReporter:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    @staticmethod
+    def _log(text: str) -> None:
+        print(time.strftime("%Y-%m-%dT%H:%M:%S"), text, flush=True)
 
     def _write(self, **event: object) -> None:
         if self._descriptor is None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from memorycluster.api.manifest import Manifest
@@ -32,7 +35,7 @@ async def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
-    with DataDirectory(Layout(root)) as directory:
+    with DataDirectory(Layout(root)) as directory, _warnings_noted(reporter):
         reporter.locked(directory.layout)
         old = directory.load()
         state = plan_state(manifest, old, root=root, zones=zones, base_port=base_port)
@@ -55,6 +58,19 @@ async def run(
         for number in (signal.SIGINT, signal.SIGTERM):  # told twice, or more: no longer in order, but at once
             loop.add_signal_handler(number, supervisor.kill)
         await running
+
+
+@contextlib.contextmanager
+def _warnings_noted(reporter: Reporter) -> Iterator[None]:
+    """Have the warnings of the parts that run in this process noted."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: reporter.note(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("memorycluster")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 async def _build(stop: asyncio.Event, reporter: Reporter) -> Path | None:

@@ -31,9 +31,8 @@ from memorycluster.local.ports import HOST
 from memorycluster.local.process import Process, bound_output
 from memorycluster.local.report import Reporter
 from memorycluster.local.state import DataDirectory, State, write_durably
-from memorycluster.log.healing import Healer, scrub
-from memorycluster.log.interface import LogCorrupt, LogError, LogUnavailable
-from memorycluster.log.nats import NatsLog
+from memorycluster.log.healing import Healer
+from memorycluster.log.interface import LogError, LogUnavailable
 from memorycluster.log.server import Server, ServerUnfit, server_conf
 from memorycluster.log.service import LogService
 from memorycluster.valkey.config import nodes_conf, valkey_conf
@@ -48,10 +47,6 @@ LOG_SERVERS_WITHIN = 20.0
 """Seconds for all log servers to answer; then a majority has to do."""
 ELECTION = 15.0
 """Seconds that the log takes at most to elect its leader, if nothing is wrong."""
-SCRUB_EVERY = 3600.0
-SCRUB_RATE = 4 << 20
-"""Bytes per second."""
-SCRUB_WITHIN = 6 * 3600.0
 CHORE_AGAIN = 10.0
 WATCH_EVERY = 1.0
 START_WATCH_EVERY = 0.1
@@ -98,7 +93,7 @@ class Supervisor:
         """
         try:
             if await _unless(stop, self._start()):
-                chores = (self._watch, self._heal, self._scrub)
+                chores = (self._watch, self._heal)
                 await _unless(stop, _all(self._keep_at(chore) for chore in chores))
             self._reporter.progress("stopping")
         finally:
@@ -182,37 +177,10 @@ class Supervisor:
         )
 
     async def _heal(self) -> None:
-        """Watch the log's members, and have a rotten one copied anew."""
+        """Watch and scrub the log's members, and have a rotten one copied anew."""
         async with self._log_service() as service:
             self._healer = Healer(service, self._log_servers, LogServers(self._layout, self._log_servers))
             await self._healer.run()
-
-    async def _scrub(self) -> None:
-        """Read each member's copy of each log from time to time, so that rot is found while it is alone."""
-        while True:
-            await asyncio.sleep(SCRUB_EVERY)
-            for shard in range(len(self._state.shards)):
-                for member in self._log_servers:
-                    await self._scrub_one(stream_name(self._state.cluster, shard), member)
-
-    async def _scrub_one(self, stream: str, member: str) -> None:
-        log = NatsLog(
-            [server.url for server in self._servers],
-            stream,
-            user=self._secrets.log_user,
-            password=self._secrets.log_password.get_secret_value(),
-        )
-        try:
-            async with asyncio.timeout(SCRUB_WITHIN):
-                await scrub(log, member, first=(await log.health()).first_sequence, rate=SCRUB_RATE)
-        except LogCorrupt as error:
-            self._reporter.note(f"log server {member} has a rotten copy of {stream}: {error}")
-            if self._healer:
-                self._healer.condemn(member, stream)
-        except (LogError, TimeoutError):
-            pass  # another time
-        finally:
-            await log.close()
 
     async def _log_servers_answer(self, service: LogService) -> None:
         deadline = asyncio.get_running_loop().time() + LOG_SERVERS_WITHIN
