@@ -191,6 +191,18 @@ class Engine:
         await self.control.send(("TXLOG", *args))
         return await asyncio.wait_for(self._replies.get(), 10)
 
+    async def ping(self) -> None:
+        """A round trip through the control channel."""
+        assert self.control
+        await self.control.send("PING")
+        assert await asyncio.wait_for(self._replies.get(), 10) == b"PONG"
+
+    async def configure(self, name: str, value: str) -> None:
+        """CONFIG SET as the agent, who may set what others may not."""
+        assert self.control
+        await self.control.send(("CONFIG", "SET", name, value))
+        assert await asyncio.wait_for(self._replies.get(), 10) == b"OK"
+
     async def status(self) -> dict[str, Any]:
         return self._map(await self.txlog("STATUS"))
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.engine.agent import Engine, engines
 
 from memorycluster.valkey.build import Variant, build
-from tests.engine.agent import Engine, engines
 
 
 def _programs(variant: Variant) -> Path:
