@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -310,3 +310,10 @@ class Cluster:
 def _address(endpoint: str) -> Address:
     host, _, port = endpoint.rpartition(":")
     return host or HOST, int(port)
+
+
+async def stoppable(main: Coroutine[None, None, int]) -> int:
+    """Run `main`; SIGTERM cancels it, so that no cluster stays behind."""
+    task = asyncio.ensure_future(main)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task

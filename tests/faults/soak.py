@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.cluster import Broken, Cluster
+from tests.faults.cluster import Broken, Cluster, stoppable
 from tests.faults.conftest import base_port
 from tests.faults.faults import FAULTS
 from tests.faults.scenario import Report, suffer
@@ -83,4 +83,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(stoppable(main())))

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.cluster import Cluster, Member, Node
+from tests.faults.cluster import Cluster, Member, Node, stoppable
 from tests.faults.conftest import base_port
 from tests.faults.history import now
 from tests.faults.resp import Connection, NotSent
@@ -219,4 +219,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(stoppable(main())))
