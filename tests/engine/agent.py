@@ -87,7 +87,7 @@ class Engine:
 
     # ---------------------------------------------------------------- process
 
-    async def start(self, *, programs: Path | None = None, **parameters: str) -> None:
+    async def start(self, *, module: Path | None = None, **parameters: str) -> None:
         """Start the engine and wait until it answers."""
         await self.serve_follower()
         io_threads = int(parameters.pop("io_threads", "1"))
@@ -104,11 +104,12 @@ class Engine:
             parameters=chosen,
         )
         conf += "".join(f"{name} {value}\n" for name, value in own.items())
+        conf += f"loadmodule {module}\n" if module else ""
         (self.directory / "valkey.conf").write_text(conf)
         (self.directory / "nodes.conf").write_text(nodes_conf(self.node, self.topology))
         with (self.directory / "log").open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
-                str((programs or self.programs) / "valkey-server"),
+                str(self.programs / "valkey-server"),
                 str(self.directory / "valkey.conf"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
