@@ -21,7 +21,7 @@ from tests.log.servers import Service
 
 from memorycluster.log.server import find_server
 
-CUTS = 2
+CUTS = 1
 SIZE = 768 << 20
 
 

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 INSPECT_EVERY = 5.0
 """Seconds between inspections."""
 
-SCRUB_EVERY = 3600.0
-SCRUB_RATE = 20e6
+SCRUB_EVERY = 900.0
+SCRUB_RATE = 10e6
 """Seconds between readings of everything through every member, and bytes per second, so as not to disturb."""
 
 SETTLE_WITHIN = 60.0
@@ -152,16 +152,16 @@ class Healer:
     async def run(self) -> None:
         """Inspect, scrub and heal, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self.step, INSPECT_EVERY))
-            tasks.create_task(self._repeat(self.scrub, SCRUB_EVERY))
+            tasks.create_task(self._every(INSPECT_EVERY, self.step))
+            tasks.create_task(self._every(SCRUB_EVERY, self.scrub))
 
-    async def _repeat(self, what: Callable[[], Awaitable[object]], seconds: float) -> None:
+    async def _every(self, seconds: float, what: Callable[[], Awaitable[object]]) -> None:
         while True:
+            await asyncio.sleep(seconds)
             try:
                 await what()
             except LogUnavailable as error:
                 logger.info("healing: %s", error)
-            await asyncio.sleep(seconds)
 
     async def scrub(self) -> None:
         """Read every log through every member, and condemn those that do not have what was written.

@@ -33,6 +33,9 @@ T = TypeVar("T")
 PATIENCE = 3.0
 """Seconds for which ``get``, ``end``, ``trim`` and ``health`` try before they say LogUnavailable."""
 
+STATE_WITHIN = 0.5
+"""Seconds for the leader to say where the end is. While the log elects, nobody does, so ask again soon."""
+
 SHORTER_FOR = 15.0
 """Seconds for which the log must insist that it ends before what we know of.
 
@@ -201,7 +204,7 @@ class NatsLog:
         :raises LogUnavailable: no answer, or no majority behind the leader.
         :raises LogMissing:
         """
-        answer = await self._link.ask(f"STREAM.INFO.{self._stream}")
+        answer = await self._link.ask(f"STREAM.INFO.{self._stream}", within=STATE_WITHIN)
         if "error" in answer:
             raise failure(self._stream, answer["error"])
         state = State.of(answer)

@@ -170,6 +170,19 @@ class LogService:
             await self._check_config(stream, wanted)
             await check_generation(log, stream, generation)
 
+    async def grow(self, stream: str, max_bytes: int) -> None:
+        """Raise the size at which appends are refused to ``max_bytes``; do nothing if it is as large already.
+
+        :raises LogUnfit: the log service refuses. :raises LogUnavailable, LogMissing: as for ``health``.
+        """
+        async with self._log(stream) as log:
+            if (await log.health()).max_bytes >= max_bytes:
+                return
+        wanted = stream_config(stream, replicas=len(self._servers), max_bytes=max_bytes)
+        answer = await self._link.ask(f"STREAM.UPDATE.{stream}", wanted)
+        if error := answer.get("error"):
+            raise LogUnfit(f"log {stream}: can't grow to {max_bytes} bytes: {error.get('description')}")
+
     async def health(self, stream: str) -> LogHealth:
         """Return the log's health, with its members' zones.
 

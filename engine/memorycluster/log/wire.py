@@ -126,15 +126,15 @@ class Wire:
             raise LogUnavailable(f"{subject}: nobody answers")
         return answer
 
-    async def ask(self, what: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def ask(
+        self, what: str, payload: dict[str, Any] | None = None, *, within: float = ANSWER_WITHIN
+    ) -> dict[str, Any]:
         """Put a question to the JetStream API and return the answer, which may be an ``error``.
 
         :raises LogUnavailable: as for ``request``.
         """
         body = b"" if payload is None else json.dumps(payload).encode()
-        answer: dict[str, Any] = json.loads(
-            (await self.request(f"{API}.{what}", body, within=ANSWER_WITHIN)).data
-        )
+        answer: dict[str, Any] = json.loads((await self.request(f"{API}.{what}", body, within=within)).data)
         return answer
 
     async def send(self, subject: str, payload: bytes = b"") -> None:
@@ -274,9 +274,11 @@ class Link:
                         self._retire(wire)
             raise LogUnavailable("; ".join(reasons))
 
-    async def ask(self, what: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def ask(
+        self, what: str, payload: dict[str, Any] | None = None, *, within: float = ANSWER_WITHIN
+    ) -> dict[str, Any]:
         """Put a question to the JetStream API, once, over the live connection: see ``Wire.ask``."""
-        return await (await self.wire()).ask(what, payload)
+        return await (await self.wire()).ask(what, payload, within=within)
 
     async def close(self) -> None:
         """End the connection; ``wire`` fails from now on."""
