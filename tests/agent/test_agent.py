@@ -147,3 +147,37 @@ def test_no_ordinary_client_can_pose_as_the_engine_at_the_agent(cluster: Cluster
     guess = redis.Redis("127.0.0.1", port, username="txlog-agent", password="guess")
     with guess as client, pytest.raises(redis.AuthenticationError):
         client.ping()
+
+
+def test_a_full_log_refuses_writes_serves_reads_and_can_grow() -> None:
+    with short_directory() as directory:
+        cluster = Cluster(directory, name="full", zones=1, replicasPerShard=0, log={"maxBytes": "64Mi"})
+        try:
+            cluster.start()
+            with connect(cluster, primary(cluster)) as client:
+                written = fill(client)
+                assert written > 64 * 0.8, "most of the limit can be used"
+                with pytest.raises(redis.ResponseError, match=r"^TXLOGFULL .*raise its limit"):
+                    client.set("more", "1")
+                assert client.get("fill:0") == value(1 << 20), "reads go on"
+                assert "raise its limit" in str(cluster.status())
+            cluster.stop()
+            cluster.change(replicasPerShard=0, log={"maxBytes": "96Mi"})
+            cluster.start()
+            with connect(cluster, primary(cluster)) as client:
+                assert client.set("more", "1")
+                assert client.get(f"fill:{written - 1}") == value(1 << 20), "nothing acknowledged is missing"
+            cluster.stop()
+        finally:
+            cluster.end()
+
+
+def fill(client: redis.Redis) -> int:
+    """Write values of 1 MiB until the log is full; return how many were acknowledged."""
+    for number in range(100):
+        try:
+            client.set(f"fill:{number}", value(1 << 20))
+        except redis.ResponseError as error:
+            assert str(error).startswith("TXLOGFULL")
+            return number
+    raise AssertionError("it is never full")

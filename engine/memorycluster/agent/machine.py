@@ -37,9 +37,18 @@ from memorycluster.agent.actions import (
 from memorycluster.agent.clock import Instant
 from memorycluster.log.chain import Position, Read, accept
 from memorycluster.log.interface import LogCorrupt
-from memorycluster.log.record import MAX_PAYLOAD, Flags, Kind, Record
+from memorycluster.log.record import MAX_PAYLOAD, OVERHEAD, Flags, Kind, Record
 
 SECOND = 1_000_000
+
+REFUSE_ABOVE, ALLOW_BELOW = 0.90, 0.85
+"""Shares of the log's limit: data is refused above the one, until there is less than the other."""
+
+NO_ROOM = 0.97
+"""Share of the log's limit that data never exceeds: what is left is for claims, renewals and releases."""
+
+RECORD_COST = OVERHEAD + 200
+"""Bytes that a record takes beside its payload, with what the log service adds; roughly."""
 
 INSIST = 15 * SECOND
 """For how long the log must lack what is known to be in it, before that is believed.
@@ -126,6 +135,10 @@ class Machine:
     # Appending: at most one in flight
     in_flight: Append | None = None
     first_sent: Instant | None = None
+    space_used: int = 0
+    """Bytes in the log: as last told, and what has been appended since."""
+    space_limit: int = 0
+    """Bytes at which the log refuses appends; 0: not known yet."""
     space_refused: str = ""
     """Why data is refused; empty while there is space."""
 
@@ -278,18 +291,12 @@ class Machine:
 
     def log_space(self, used: int, limit: int) -> list[Action]:
         """The log's size and its limit, in bytes: data is refused in time, renewals and claims always fit."""
-        if used > limit * 0.9:
-            reason = f"the log holds {used} of {limit} bytes: raise its limit or let a snapshot trim it"
-        elif used > limit * 0.85:
-            reason = self.space_refused
-        else:
-            reason = ""
-        changed = bool(reason) != bool(self.space_refused)
-        self.space_refused = reason
-        return [Writes(not reason, reason)] if changed and self._leads() else []
+        self.space_used, self.space_limit = used, limit
+        return self._judge_space()
 
     def log_full(self, reason: str) -> list[Action]:
         """The record in flight does not fit into the log; it is tried again."""
+        self.space_used = max(self.space_used, self.space_limit)
         if self.space_refused:
             return []
         self.space_refused = reason
@@ -307,6 +314,7 @@ class Machine:
         if self.in_flight is None or record.sequence != self.in_flight.sequence:
             return []
         self.in_flight, sent, self.first_sent = None, self.first_sent, None
+        self.space_used += len(record.payload) + RECORD_COST
         if self.phase is Phase.INHERITING:
             return self._end_engine("leadership released", flush=True)
         if self.phase is Phase.CLAIMING and record.sequence <= self.position.sequence:
@@ -420,7 +428,7 @@ class Machine:
         """The engine's stream has arrived up to ``received``; more unit ends are known."""
         self.received = max(self.received, received)
         self.ends.extend(ends)
-        return self._next_append(now)
+        return [*self._judge_space(), *self._next_append(now)]
 
     # ------------------------------------------------------------------ time, and people
 
@@ -574,6 +582,10 @@ class Machine:
         if not self._leads():
             return []
         if data := self._cut():
+            if self.space_limit and self.space_used + data.end - data.start > self.space_limit * NO_ROOM:
+                return [
+                    EndEngine("the log has no room for what it has done; nobody was told that it is done")
+                ]
             return self._append(data)
         if self.phase is Phase.DRAINING:
             if self.drain_to is not None and self.position.unit_end >= self.drain_to:
@@ -612,6 +624,23 @@ class Machine:
         start = self.position.open_end
         end = start if end is None else end
         return Append(kind, self.position.sequence + 1, self.epoch, start, end, flags, text)
+
+    def _judge_space(self) -> list[Action]:
+        """Refuse data while there still is space for what has been done, and for claims and renewals."""
+        used, limit = self.space_used, self.space_limit
+        if self._leads():
+            used += max(self.received - self.position.open_end, 0)
+        if used > limit * REFUSE_ABOVE and limit:
+            reason = (
+                f"the log holds {self.space_used} of {limit} bytes: raise its limit or let a snapshot trim it"
+            )
+        elif used > limit * ALLOW_BELOW:
+            reason = self.space_refused
+        else:
+            reason = ""
+        changed = bool(reason) != bool(self.space_refused)
+        self.space_refused = reason
+        return [Writes(not reason, reason)] if changed and self._leads() else []
 
     def _committed(self, now: Instant, sent: Instant | None) -> list[Action]:
         """A record of our epoch is committed: replies leave, the lease runs from its first send."""

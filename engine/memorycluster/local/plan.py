@@ -67,14 +67,17 @@ def plan_state(
         raise _fixed("spec.zones", ", ".join(old.zones))
     if spec.shards != len(old.shards):
         raise _fixed("spec.shards", str(len(old.shards)))
-    if spec.log.max_bytes != old.max_bytes:
-        raise _fixed("spec.log.maxBytes", f"{old.max_bytes >> 20}Mi")
+    if spec.log.max_bytes < old.max_bytes:
+        raise UserError(
+            f"spec.log.maxBytes: the log was made for {old.max_bytes >> 20}Mi and can only grow: name more"
+        )
     moved = base_port is not None and base_port != old.base_port
     base = base_port if base_port is not None else old.base_port
     ports = allocate(names, base, {} if moved else old.ports)
     return old.model_copy(
         update={
             "nodes_per_shard": spec.nodes_per_shard,
+            "max_bytes": spec.log.max_bytes,
             "base_port": base,
             "ports": ports if moved else old.ports | ports,
         }

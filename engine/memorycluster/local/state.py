@@ -48,7 +48,7 @@ class State(_Model):
     nodes_per_shard: int
     """As of the last run."""
     max_bytes: int
-    """Of each shard's log, as it was made."""
+    """Of each shard's log, as of the last run."""
     base_port: int
     ports: dict[str, int]
 

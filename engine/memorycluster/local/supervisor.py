@@ -203,6 +203,7 @@ class Supervisor:
             try:
                 if wanted.created:
                     await service.verify(stream, wanted.generation)
+                    await service.grow(stream, self._manifest.spec.log.max_bytes)
                 else:
                     await service.create(
                         stream, wanted.generation, max_bytes=self._manifest.spec.log.max_bytes

@@ -542,7 +542,7 @@ class Agent(Process):
 
     def watch_space(self) -> None:
         if self.world.log.available:
-            self.do(self.machine.log_space(self.world.space_used, 100))
+            self.do(self.machine.log_space(self.world.space_used << 20, 100 << 20))
         self.world.after(900 * MS, 1100 * MS, lambda: self.run(self.watch_space))
 
     # The engine
@@ -871,7 +871,7 @@ class World:
 
     def check_lease_bound(self, engine: Engine, epoch: int, deadline: int) -> None:
         """A lease ends at most ``lease`` after the first send of its epoch's newest committed record."""
-        if deadline > self.renewed.get(epoch, 0) + self.lease:
+        if deadline > self.renewed.get(epoch, 0) + self.lease and not self.lost:
             raise Violation(f"lease of epoch {epoch} until {deadline}: its record lets it serve less")
 
     def check_commit(self, engine: Engine, offset: int) -> None:

@@ -1309,32 +1309,53 @@ def test_a_log_whose_past_has_changed_freezes() -> None:
 
 def test_a_full_log_refuses_data_in_time_and_renewals_go_on() -> None:
     hand = Hand().leading()
-    hand.did(hand.machine.log_space(90, 100))
+    hand.did(hand.machine.log_space(90 << 20, 100 << 20))
     assert not hand.actions
-    hand.did(hand.machine.log_space(91, 100))
+    hand.did(hand.machine.log_space(91 << 20, 100 << 20))
     assert [writes.allowed for writes in hand.of(Writes)] == [False]
     assert hand.of(Writes)[0].reason
-    hand.did(hand.machine.log_space(92, 100))
+    hand.did(hand.machine.log_space(92 << 20, 100 << 20))
     assert not hand.actions
     hand.wait(2 * SECOND)
     hand.answer()
     assert hand.flight().kind is Kind.RENEW
-    hand.did(hand.machine.log_space(86, 100))
+    hand.did(hand.machine.log_space(86 << 20, 100 << 20))
     assert not hand.actions, "it does not flap"
-    hand.did(hand.machine.log_space(84, 100))
+    hand.did(hand.machine.log_space(84 << 20, 100 << 20))
     assert hand.of(Writes) == [Writes(True)]
+
+
+def test_a_leader_counts_what_it_has_appended_and_what_is_still_to_come() -> None:
+    hand = Hand().leading()
+    hand.did(hand.machine.log_space(899_000, 1_000_000))
+    stream(hand, 500, 500)
+    assert not hand.of(Writes)
+    hand.send()
+    hand.commit()
+    stream(hand, 900, 900)
+    assert [writes.allowed for writes in hand.of(Writes)] == [False], "before the log is asked again"
+
+
+def test_what_the_log_has_no_room_for_is_given_up_while_there_is_room_for_a_claim() -> None:
+    hand = Hand().leading()
+    hand.did(hand.machine.log_space(960_000, 1_000_000))
+    stream(hand, 20_000, 20_000)
+    assert hand.of(EndEngine)
+    assert not hand.of(Append)
+    hand.did(hand.machine.engine_exited(hand.now))
+    assert hand.flight().kind is Kind.RELEASE
 
 
 def test_a_new_leader_of_a_full_log_refuses_data_from_the_start() -> None:
     hand = Hand().promoting()
-    assert not hand.machine.log_space(95, 100)
+    assert not hand.machine.log_space(95 << 20, 100 << 20)
     hand.did(hand.machine.engine_promoted(hand.now))
     assert [writes.allowed for writes in hand.of(Writes)] == [False]
 
 
 def test_only_a_leader_refuses_writes() -> None:
     hand = Hand().following()
-    assert not hand.machine.log_space(95, 100)
+    assert not hand.machine.log_space(95 << 20, 100 << 20)
     hand = Hand().following()
     assert not hand.machine.log_full("it is full")
 

@@ -84,7 +84,7 @@ def test_zones_flag_is_remembered() -> None:
             manifest(),
             manifest(log={"maxBytes": "1Gi"}),
             None,
-            "spec.log.maxBytes: the cluster was made with 4096Mi",
+            "spec.log.maxBytes: the log was made for 4096Mi and can only grow",
         ),
         (
             manifest(),
