@@ -33,6 +33,7 @@ def main() -> int:
         help="only these, e.g. 'unit/type/*'; repeatable",
     )
     add("--io-threads", type=int, default=1, metavar="N", help="I/O threads of the engine (default 1)")
+    add("--delay", type=int, default=0, metavar="MS", help="commit writes so much later (default 0)")
     add("--all", action="store_true", help="run listed tests too, and report those that pass")
     add("--stock", action="store_true", help="run stock Valkey, with nothing left out: the baseline")
     add("--jobs", type=int, default=2, help="units to run at the same time (default 2)")
@@ -41,7 +42,7 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    mode = Mode(holding=not options.stock, io_threads=options.io_threads)
+    mode = Mode(holding=not options.stock, io_threads=options.io_threads, delay=options.delay)
     listed = [] if options.stock else load_listed()
     variant = Variant.STOCK if options.stock else Variant.DURABLE
     engine = options.engine or asyncio.run(build(_progress, variant=variant))

@@ -23,6 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 HOLDING = ("--config", "txlog-enabled", "yes", "--config", "txlog-autoack", "yes")
 TOOLS = ("valkey-check-aof", "valkey-check-rdb", "valkey-sentinel")  # the server under other names
+TRAITS = ("io-threads", "delay")
 MODULE_UNITS = "unit/moduleapi/"
 # Upstream allows defragmentation 5 ms at a time there; on a busy machine stock Valkey takes 7 to 20 ms too.
 TIMED_BY_THE_MACHINE = frozenset({"unit/memefficiency"})
@@ -40,18 +41,33 @@ _IN_FILE = re.compile(r"^(.*) in tests/\S+?\.tcl\b")
 
 @dataclass(frozen=True)
 class Mode:
-    """How the engine is run: with holding or as stock Valkey, and with how many I/O threads."""
+    """How the engine is run: with holding or as stock Valkey, and with how many I/O threads.
+
+    With holding, what is written commits `delay` ms later; 0: before the next look at the sockets.
+    """
 
     holding: bool = True
     io_threads: int = 1
+    delay: int = 0
 
     def __str__(self) -> str:
-        kind = "holding" if self.holding else "stock"
-        return kind if self.io_threads == 1 else f"{kind}, {self.io_threads} I/O threads"
+        parts = ["holding" if self.holding else "stock"]
+        if self.delay:
+            parts.append(f"commits after {self.delay} ms")
+        if self.io_threads > 1:
+            parts.append(f"{self.io_threads} I/O threads")
+        return ", ".join(parts)
+
+    def traits(self) -> set[str]:
+        """What an entry of skipped.toml may be limited to by `only-with`."""
+        present = (self.io_threads > 1, self.delay > 0)
+        return {name for name, here in zip(TRAITS, present, strict=True) if here}
 
     def arguments(self) -> list[str]:
         """The arguments for upstream's runner."""
         arguments = list(HOLDING) if self.holding else []
+        if self.holding and self.delay:
+            arguments += ["--config", "txlog-autoack-delay", str(self.delay)]
         if self.io_threads > 1:
             # Upstream's flag also marks the tests that cannot run with I/O threads; it starts 2 of them.
             arguments += ["--io-threads", "--config", "io-threads", str(self.io_threads)]
@@ -60,16 +76,16 @@ class Mode:
 
 @dataclass(frozen=True)
 class Listed:
-    """A test (or with no name, a whole unit) that is not run, and why."""
+    """A test (or with no name, a whole unit) that is not run, and why; perhaps only in some modes."""
 
     unit: str
     test: str | None
     reason: str
-    io_threads: bool | None = None  # None: with and without
+    only_with: str | None = None
 
     def applies(self, unit: str, mode: Mode) -> bool:
         """Whether the entry is about this unit in this mode."""
-        return self.unit == unit and self.io_threads in (None, mode.io_threads > 1)
+        return self.unit == unit and (self.only_with is None or self.only_with in mode.traits())
 
 
 @dataclass(frozen=True)
@@ -105,15 +121,16 @@ def load_listed(path: Path = HERE / "skipped.toml") -> list[Listed]:
     """Read the list of what is not run; every entry must have a unit and a reason."""
     entries = []
     for raw in tomllib.loads(path.read_text())["skip"]:
-        unknown = raw.keys() - {"unit", "tests", "reason", "io-threads"}
+        unknown = raw.keys() - {"unit", "tests", "reason", "only-with"}
         if unknown:
-            raise ValueError(
-                f"{path.name}: unknown field {sorted(unknown)[0]!r} in an entry of {raw.get('unit')}"
-            )
+            raise ValueError(f"{path.name}: unknown field {min(unknown)!r} in an entry of {raw.get('unit')}")
         if not raw["reason"].strip():
             raise ValueError(f"{path.name}: an entry of {raw['unit']} has no reason")
+        only_with = raw.get("only-with")
+        if only_with not in (None, *TRAITS):
+            raise ValueError(f"{path.name}: only-with must be one of {', '.join(TRAITS)}")
         for test in raw.get("tests", [None]):
-            entries.append(Listed(raw["unit"], test, raw["reason"], raw.get("io-threads")))
+            entries.append(Listed(raw["unit"], test, raw["reason"], only_with))
     return entries
 
 
@@ -238,8 +255,7 @@ class Suite:
                 *mode.arguments(),
                 *extra,
             ]
-            name = f"{unit.replace('/', '.')}{'' if mode.io_threads == 1 else '.io-threads'}.log"
-            result.log = self.logs / name
+            result.log = self.logs / f"{unit.replace('/', '.')}.{mode.io_threads}.{mode.delay}.log"
             environment = {**os.environ, "TERM": "dumb", "VALKEY_BIN_DIR": str(self.binaries)}
             start = time.monotonic()
             with result.log.open("w") as log:

@@ -92,10 +92,13 @@ def test_an_entry_needs_a_reason_and_no_unknown_field(tmp_path: Path) -> None:
     path.write_text('[[skip]]\nunit = "unit/example"\nreason = "x"\ntest = "y"\n')
     with pytest.raises(ValueError, match="'test'"):
         load_listed(path)
+    path.write_text('[[skip]]\nunit = "unit/example"\nreason = "x"\nonly-with = "luck"\n')
+    with pytest.raises(ValueError, match="only-with"):
+        load_listed(path)
 
 
 def test_an_entry_applies_to_its_mode_only() -> None:
-    listed = Listed("unit/example", "a", "because", io_threads=True)
+    listed = Listed("unit/example", "a", "because", only_with="io-threads")
     assert listed.applies("unit/example", Mode(io_threads=3))
-    assert not listed.applies("unit/example", Mode())
+    assert not listed.applies("unit/example", Mode(delay=1))
     assert not listed.applies("unit/other", Mode(io_threads=3))
