@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 from rich.console import Console
 
@@ -188,13 +188,15 @@ def stop(data_dir: DataDir = None) -> None:
     if pid is None:
         console().print(f"{state.cluster} is not running", markup=False)
         return
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_PATIENCE
-    while running_pid(layout) == pid:
-        if time.monotonic() > deadline:
-            _complain(f"{state.cluster} (pid {pid}) does not stop; see {layout.output}")
-            raise typer.Exit(FAILED)
-        time.sleep(0.05)
+    try:
+        supervisor = psutil.Process(pid)
+        supervisor.terminate()
+        supervisor.wait(STOP_PATIENCE)
+    except psutil.TimeoutExpired as error:
+        _complain(f"{state.cluster} (pid {pid}) does not stop; see {layout.output}")
+        raise typer.Exit(FAILED) from error
+    except psutil.NoSuchProcess:
+        pass  # it has just ended
     console().print(f"{state.cluster} stopped; its data is in {layout.root}", markup=False, soft_wrap=True)
 
 
