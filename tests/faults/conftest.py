@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
+import pytest_asyncio
 from tests.faults.cluster import Cluster
 
 
@@ -35,14 +35,14 @@ async def running(name: str, **given: object) -> AsyncIterator[Cluster]:
     shutil.rmtree(directory)
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[Cluster]:
     """One shard, three nodes."""
     async for each in running("f1"):
         yield each
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def two_shards() -> AsyncIterator[Cluster]:
     """Two shards of two nodes each."""
     async for each in running("f2", shards=2, replicas=1):

@@ -197,6 +197,34 @@ async def _(cluster: Cluster, chance: random.Random, outage: float) -> AsyncIter
         yield strike
 
 
+@fault("primary killed while the log stands still", hold=0.3)
+async def _(cluster: Cluster, chance: random.Random, _: float) -> AsyncIterator[Strike]:
+    """What the engine did and the log lacks is lost, and nobody may have been told of it."""
+    leader = await cluster.leader(some_shard(cluster, chance))
+    async with paused(cluster, *chance.sample(cluster.log_servers, 2), blocks=True) as strike:
+        await asyncio.sleep(min(1.0, cluster.lease * chance.uniform(0.3, 0.7)))
+        cluster.kill(leader.engine, leader.agent)
+        yield strike
+
+
+@fault("all engines and agents killed while the log stands still", hold=0.3)
+async def _(cluster: Cluster, chance: random.Random, _: float) -> AsyncIterator[Strike]:
+    async with paused(cluster, *chance.sample(cluster.log_servers, 2), blocks=True) as strike:
+        await asyncio.sleep(min(1.0, cluster.lease * chance.uniform(0.3, 0.7)))
+        cluster.kill(*(member for node in cluster.nodes for member in (node.engine, node.agent)))
+        yield strike
+
+
+@fault("primary's agent killed while the log stands still", hold=0.3)
+async def _(cluster: Cluster, chance: random.Random, _: float) -> AsyncIterator[Strike]:
+    """Its successor finds an engine that holds what nobody may learn of any more."""
+    leader = await cluster.leader(some_shard(cluster, chance))
+    async with paused(cluster, *chance.sample(cluster.log_servers, 2), blocks=True) as strike:
+        await asyncio.sleep(min(1.0, cluster.lease * chance.uniform(0.3, 0.7)))
+        cluster.kill(leader.agent)
+        yield strike
+
+
 @fault("planned failover", hold=1)
 async def _(cluster: Cluster, chance: random.Random, _: float) -> AsyncIterator[Strike]:
     at = now()

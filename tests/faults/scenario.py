@@ -72,7 +72,7 @@ async def suffer(cluster: Cluster, fault: Fault, *, seed: int, outage: float, ke
             await work.finish(seconds=RECOVERY)
         except TimeoutError as error:
             problems.append(str(error))
-    problems += blocked(work, strike, healed)
+    problems += blocked(work, strike, healed, cluster.lease)
     problems += work.tally.unexpected[:5]
     problems += two_primaries(work.tally.served)[:5]
     if not problems:
@@ -106,7 +106,7 @@ async def _served_again(work: Workload, since: int) -> list[str]:
     return []
 
 
-def blocked(work: Workload, strike: Strike, healed: int) -> list[str]:
+def blocked(work: Workload, strike: Strike, healed: int, lease: float) -> list[str]:
     """Return what is wrong with how writes were refused while none could be made durable."""
     if not strike.blocks:
         return []
@@ -115,6 +115,6 @@ def blocked(work: Workload, strike: Strike, healed: int) -> list[str]:
     if acked:
         problems.append(f"{len(acked)} writes were acknowledged that nothing could have made durable")
     refused = [code for at, code in work.tally.refused_at if strike.at < at < healed]
-    if not refused:
+    if not refused and healed - strike.at > 2 * lease * 1e9:
         problems.append("writes did not fail with an error while the log had no quorum")
     return problems

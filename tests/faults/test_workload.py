@@ -12,10 +12,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from memorycluster.valkey.build import Variant, build
 from tests.faults.judge import Verdict, judge
 from tests.faults.resp import Address, Connection, NotSent
 from tests.faults.workload import SLOTS, Served, Shard, Workload, two_primaries
+
+from memorycluster.valkey.build import Variant, build
 
 
 class Server:
@@ -47,11 +48,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-async def binary() -> Path:
+def binary() -> Path:
     if given := os.environ.get("MEMORYCLUSTER_TEST_SERVER"):
         return Path(given)
-    directory: Path = await build(print, variant=Variant.STOCK)
-    return directory / "valkey-server"
+    return asyncio.run(build(print, variant=Variant.STOCK)) / "valkey-server"
 
 
 @pytest.fixture
