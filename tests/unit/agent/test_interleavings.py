@@ -163,7 +163,7 @@ class Faults(RuleBasedStateMachine):
 
 
 def test_interleavings() -> None:
-    run_state_machine_as_test(Faults, settings=history(300))
+    run_state_machine_as_test(Faults, settings=history(200))
 
 
 def fail_engine(node: Node) -> None:
