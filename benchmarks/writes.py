@@ -113,7 +113,10 @@ async def open_loop(
     return section
 
 
-APPENDS_PER_TURN = 300
+TURNS = 5
+"""Turns of SETs and appends in a round: short, as a disk's speed drifts."""
+
+APPENDS_PER_TURN = 200
 STREAM = "benchmark"
 
 
@@ -165,9 +168,9 @@ async def single_client(ours: Durable, *, rounds: int, seconds: float) -> Sectio
         bare = Bare(log)
         for _ in range(50):
             await bare.append(command)
-        for _ in range(rounds):
+        for _ in range(rounds * TURNS):
             flow = Flow("one", ours.address, "set", connections=1)
-            sets.append((await flows(flow, seconds=seconds, warmup=0.5))[0])
+            sets.append((await flows(flow, seconds=seconds / TURNS, warmup=0.1))[0])
             appends.append(sorted([await bare.append(command) for _ in range(APPENDS_PER_TURN)]))
     finally:
         await log.close()
