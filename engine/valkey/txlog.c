@@ -156,9 +156,9 @@ void txlogMarkDirty(serverOpArray *oa) {
         serverOp *op = &oa->ops[j];
         if (!(op->target & PROPAGATE_REPL)) continue;
         unit_wrote = 1;
-        struct serverCommand *cmd = lookupCommand(op->argv, op->argc);
-        if (!cmd || cmd->flags & CMD_PUBSUB) continue;
-        if (dirtyKeys(cmd, op->argv, op->argc, server.primary_repl_offset) == -1) wide_off = server.primary_repl_offset;
+        struct serverCommand *cmd = lookupCommandOrOriginal(op->argv, op->argc);
+        if (cmd && cmd->flags & CMD_PUBSUB) continue;
+        if (!cmd || dirtyKeys(cmd, op->argv, op->argc, server.primary_repl_offset) == -1) wide_off = server.primary_repl_offset;
     }
 }
 

@@ -402,3 +402,14 @@ async def test_a_read_that_meets_an_expired_key_waits_for_its_deletion(any_io: E
     assert await a.read() is None
     assert await b.read() == [b"v", None, b"v"]
     assert await c.read() == [[b"{e}s", [[b"1-1", [b"f", b"v"]]]]]
+
+
+async def test_a_script_can_not_keep_a_write_from_the_log(engine: Engine) -> None:
+    client = await engine.client()
+    engine.freeze = True
+    code = "redis.set_repl(redis.REPL_NONE) return redis.call('set', KEYS[1], 'v')"
+    await client.send(("EVAL", code, 1, "k"))
+    await engine.held(1)
+    await engine.thaw()
+    assert await client.read() == b"OK"
+    assert engine.stream.endswith(b"$3\r\nset\r\n$1\r\nk\r\n$1\r\nv\r\n")
