@@ -1,9 +1,11 @@
 """Other manifests, other circumstances; with one zone where the log's elections don't matter."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis
@@ -88,6 +90,32 @@ def test_a_changed_manifest_takes_effect_at_the_next_start(single: Cluster) -> N
     assert done.stderr.startswith(
         "error: spec.shards: the cluster was made with 1; this can't be changed yet"
     )
+
+
+def edit_shard(cluster: Cluster, **fields: object) -> None:
+    """Change what the data directory remembers of the shard's log."""
+    path = cluster.data / "cluster.json"
+    state = json.loads(path.read_text())
+    state["shards"][0] |= fields
+    path.write_text(json.dumps(state))
+
+
+def test_an_interrupted_creation_is_completed_and_another_log_refused(single: Cluster) -> None:
+    single.start()
+    with redis.RedisCluster("127.0.0.1", single.base_port) as client:
+        client.set("key", "value")
+    single.stop()
+    edit_shard(single, created=False)  # as if the supervisor had died right after it made the log
+    single.start()
+    with redis.RedisCluster("127.0.0.1", single.base_port, decode_responses=True) as client:
+        assert client.get("key") == "value"
+    single.stop()
+    for created in (True, False):
+        edit_shard(single, created=created, generation=str(uuid4()))
+        done = single.command(*single.run_arguments)
+        assert done.returncode == 2
+        assert "error: the log of shard 0 is not the one this cluster was made with" in done.stderr
+        assert "is of generation" in done.stderr
 
 
 def test_a_lost_log_is_reported_and_never_made_anew(single: Cluster) -> None:

@@ -154,7 +154,8 @@ class Supervisor:
             data_dir=files.store,
             user=self._secrets.log_user,
             password=self._secrets.log_password.get_secret_value(),
-            max_file_store=len(self._state.shards) * self._manifest.spec.log.max_bytes + (1 << 30),
+            # Room for one log more: the server looks for room before it sees that the log is already there.
+            max_file_store=(len(self._state.shards) + 1) * self._manifest.spec.log.max_bytes,
         )
 
         def prepare() -> list[str]:
