@@ -25,8 +25,14 @@ HOLDING = ("--config", "txlog-enabled", "yes", "--config", "txlog-autoack", "yes
 TOOLS = ("valkey-check-aof", "valkey-check-rdb", "valkey-sentinel")  # the server under other names
 TRAITS = ("io-threads", "delay")
 MODULE_UNITS = "unit/moduleapi/"
-# Upstream allows defragmentation 5 ms at a time there; on a busy machine stock Valkey takes 7 to 20 ms too.
-TIMED_BY_THE_MACHINE = frozenset({"unit/memefficiency"})
+_SMALL_BACKLOG = ("--config", "repl-backlog-size", "16384")
+_ARGUMENTS = {
+    # Upstream allows defragmentation 5 ms at a time; on a busy machine stock Valkey takes 7 to 20 ms too.
+    "unit/memefficiency": ("--no-latency",),
+    # These compute with used_memory, and expect that no replication stream adds to it.
+    "unit/maxmemory": _SMALL_BACKLOG,
+    "unit/lazyfree": _SMALL_BACKLOG,
+}
 PORTS_PER_SLOT = 1000
 
 # A unit that shows no progress for this long is stuck: upstream's runner reports it and ends.
@@ -250,7 +256,7 @@ class Suite:
                 *("tclsh", "tests/test_helper.tcl", "--single", unit, "--clients", "1", "--durable"),
                 *("--baseport", str(port + 50), "--portcount", str(PORTS_PER_SLOT - 50)),
                 *("--timeout", str(STALL_SECONDS)),
-                *(["--no-latency"] if unit in TIMED_BY_THE_MACHINE else []),
+                *_ARGUMENTS.get(unit, ()),
                 *(argument for name in skip for argument in ("--skiptest", name)),
                 *mode.arguments(),
                 *extra,

@@ -31,17 +31,14 @@ from memorycluster.valkey.build import build
 Case = tuple[str, Mode]
 
 LISTED = load_listed()
-IO_THREADS = 3
+MODES = {"plain": Mode(), "delay": Mode(delay=1), "io-threads": Mode(io_threads=2)}
 SHORT = tomllib.loads((HERE / "short.toml").read_text())
-CASES = [
-    *((unit, Mode()) for unit in SHORT["plain"]),
-    *((unit, Mode(io_threads=IO_THREADS)) for unit in SHORT["io-threads"]),
-]
+CASES: list[Case] = [(unit, mode) for name, mode in MODES.items() for unit in SHORT[name]]
 
 
 def _case_id(case: Case) -> str:
     unit, mode = case
-    return unit if mode.io_threads == 1 else f"{unit}+io-threads"
+    return "+".join([unit, *sorted(mode.traits())])
 
 
 @pytest.fixture(scope="module")
