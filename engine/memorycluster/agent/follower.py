@@ -143,8 +143,6 @@ class _Units:
 
     def add(self, read: Read) -> bytes:
         """Return the bytes to feed after this record."""
-        if read.skipped:
-            return b""
         if read.voided:
             self._open.clear()
         if read.record.stream:

@@ -1,4 +1,4 @@
-"""The one rule by which every reader accepts a record, skips it, or calls it corruption.
+"""The one rule by which every reader accepts a record, or calls it corruption.
 
 Pure: all readers that see the same records come to the same position. See docs/architecture.md, *Records*.
 """
@@ -40,8 +40,6 @@ class Read:
 
     position: Position
     record: Record
-    skipped: bool = False
-    """Of an older epoch than the newest claim: every reader skips it."""
     voided: int = 0
     """Bytes of an open unit that this claim has voided; every reader drops them."""
 
@@ -73,7 +71,9 @@ def accept(position: Position, sequence: int, record: Record) -> Read:
     if (record.kind is Kind.GENESIS) != (sequence == 1):
         raise corrupt(f"{record.kind.name} is out of place")
     if record.epoch < position.epoch:
-        return Read(replace(position, sequence=sequence), record, skipped=True)
+        # With one append in flight, conditional on the last record, a deposed leader's can't land. It did not
+        # know of the claim because the log had lost that, or what the claim stood on.
+        raise corrupt(f"of epoch {record.epoch}, after epoch {position.epoch} had been claimed")
     if record.kind is Kind.CLAIM:
         return _claim(position, record, corrupt)
     if record.epoch > position.epoch:

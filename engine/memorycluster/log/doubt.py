@@ -14,6 +14,12 @@ RETRY_LAST = 0.25
 MISSING_FOR = 2.0
 """Seconds for which the log service must insist that there is no such log."""
 
+SHORTER_FOR = 15.0
+"""Seconds for which the log must insist that it ends before what we know of.
+
+A member that was stopped, or cut off, may believe for up to 10 s after it wakes that it still leads.
+"""
+
 
 class Doubt:
     """What is believed only if it is said again for a while."""

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 from fastcrc import crc64
 
-from memorycluster.log.doubt import MISSING_FOR, Doubt, Retry
+from memorycluster.log.doubt import MISSING_FOR, SHORTER_FOR, Doubt, Retry
 from memorycluster.log.feed import Feed
 from memorycluster.log.interface import (
     Entry,
@@ -35,12 +35,6 @@ PATIENCE = 3.0
 
 STATE_WITHIN = 0.5
 """Seconds for the leader to say where the end is. While the log elects, nobody does, so ask again soon."""
-
-SHORTER_FOR = 15.0
-"""Seconds for which the log must insist that it ends before what we know of.
-
-A member that was stopped, or cut off, may believe for up to 10 s after it wakes that it still leads.
-"""
 
 ASK_AFTER = 8
 """Tries of an append until we ask whether there is such a log at all."""

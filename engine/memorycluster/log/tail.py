@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from memorycluster.log.doubt import MISSING_FOR, Doubt, Retry
+from memorycluster.log.doubt import MISSING_FOR, SHORTER_FOR, Doubt, Retry
 from memorycluster.log.feed import Feed, Hole, Torn
 from memorycluster.log.interface import Entry, LogCorrupt, LogMissing, LogTrimmed, LogUnavailable
 
@@ -71,6 +71,7 @@ class Tail:
         self._lacking = Lacking(avoid)
         self._members: frozenset[str] = frozenset()
         self._missing = Doubt(MISSING_FOR)
+        self._shorter = Doubt(SHORTER_FOR)
         self._asked = -CONFIRM_EVERY
         """When the leader was last asked for its end."""
         self._state: State | None = None
@@ -136,7 +137,11 @@ class Tail:
         self._missing.forget()
         self._members = state.members
         if state.last < self._last:
-            return  # said by a member that does not know yet that it leads no more
+            # Said by a member that does not know yet that it leads no more; or the log has lost its end.
+            gone = f"log record {state.last + 1}: gone; the log ends before it, and went on to {self._last}"
+            self._shorter.insists(LogCorrupt(gone))
+            return
+        self._shorter.forget()
         self._state = state
         if not waiting:
             self._progress = self._asked

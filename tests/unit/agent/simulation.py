@@ -368,8 +368,7 @@ class Link:
             self.position = step.position
             if step.voided:
                 self.unit.clear()
-            if not step.skipped:
-                self.unit += step.record.stream
+            self.unit += step.record.stream
             if self.position.open_end == self.position.unit_end and self.unit:
                 whole, self.unit = bytes(self.unit), bytearray()
                 new = whole[max(0, self.fed - (self.position.unit_end - len(whole))) :]
@@ -824,13 +823,6 @@ class World:
             if self.lost:
                 return  # Whoever reads it stops there.
             raise Violation(f"a correct writer corrupted the log: {error}") from error
-        if step.skipped:
-            if not self.lost:
-                raise Violation(
-                    f"epoch {record.epoch} wrote record {sequence} after epoch {before.epoch}'s claim"
-                )
-            self.position = step.position
-            return
         if record.kind is Kind.CLAIM:
             self.check_claim(record)
             self.claims[record.epoch] = record.nonce

@@ -251,8 +251,6 @@ def test_a_lost_tail_is_noticed(seed: int, nodes: int, records: int, stopped: bo
     for node, engine, known in kept:
         if world.content[:known] == engine.data[:known]:
             continue  # A retry that was still under way has put it back.
-        if not engine.leads and node.agent.machine.position.epoch > world.position.epoch:
-            continue  # Not noticed: the claim itself was lost, and whoever led before goes on; it is skipped.
         assert node.engine is engine, f"{node.name} threw its memory away"
         assert engine.alive
         assert not engine.may_serve(), world.describe()

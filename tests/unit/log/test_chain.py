@@ -1,4 +1,4 @@
-"""The chain rule: which records a reader accepts, which it skips, and what it calls corruption."""
+"""The chain rule: which records a reader accepts, and what it calls corruption."""
 
 from __future__ import annotations
 
@@ -20,26 +20,13 @@ GENERATION = UUID(int=1)
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[bytes]:
-    """A right log: what leaders append, each after what it has read; and a deposed one, too late."""
+    """A right log: what leaders append, each after what it has read."""
     writer = Writer(GENERATION)
     log = [genesis(GENERATION)]
-    stale: Writer | None = None
-    steps = draw(
-        st.lists(st.sampled_from(["claim", "data", "open", "renew", "release", "late"]), max_size=25)
-    )
+    steps = draw(st.lists(st.sampled_from(["claim", "data", "open", "renew", "release"]), max_size=25))
     for step in ["claim", *steps]:
         if step == "claim":
-            stale = Writer(GENERATION)
-            stale.epoch = writer.epoch
-            before = writer.position
             data = writer.claim(leader=draw(st.sampled_from(["a", "b"])) * 40)
-            stale.position = before
-        elif step == "late":
-            # A record of an older epoch comes to stand behind the claim.
-            if stale is None or stale.epoch == 0:
-                continue
-            late = Record.decode(stale.data(draw(st.binary(max_size=20))))
-            data = replace(late, sequence=writer.position.sequence + 1).encode()
         elif writer.position.released:
             continue
         elif step in ("data", "open"):
@@ -63,12 +50,12 @@ def read_all(log: list[bytes], position: Position | None = None) -> list[Read]:
 
 
 def applied(reads: list[Read]) -> bytes:
-    """What a follower's engine is fed: whole units, of the records that were not skipped or voided."""
+    """What a follower's engine is fed: whole units that were not voided."""
     fed, unit = b"", b""
     for each in reads:
         if each.voided:
             unit = unit[: -each.voided]
-        if each.record.kind is Kind.DATA and not each.skipped:
+        if each.record.kind is Kind.DATA:
             unit += each.record.stream
             if not each.record.flags & Flags.CONTINUES:
                 fed, unit = fed + unit, b""
@@ -172,14 +159,13 @@ class TestClaim:
         with pytest.raises(LogCorrupt):
             read(writer.position, writer.position.sequence + 1, data)
 
-    def test_of_an_older_epoch_is_skipped(self) -> None:
+    def test_of_an_older_epoch_is_corruption(self) -> None:
         writer = led()
         for _ in range(3):
             writer.accept(writer.claim())
         data = changed(writer.claim(), epoch=2)
-        after = read(writer.position, writer.position.sequence + 1, data)
-        assert after.skipped
-        assert after.position == replace(writer.position, sequence=writer.position.sequence + 1)
+        with pytest.raises(LogCorrupt, match="of epoch 2, after epoch 4"):
+            read(writer.position, writer.position.sequence + 1, data)
 
 
 class TestData:
@@ -201,13 +187,13 @@ class TestData:
         with pytest.raises(LogCorrupt):
             read(writer.position, writer.position.sequence + 1, data)
 
-    def test_of_an_older_epoch_is_skipped(self) -> None:
+    def test_of_a_deposed_leader_is_corruption(self) -> None:
+        """It could not have landed: its condition was the record that the claim stands behind."""
         writer = led(unit=b"whole")
         late = writer.data(b"late")
         writer.accept(writer.claim())
-        after = read(writer.position, writer.position.sequence + 1, changed(late, sequence=5))
-        assert after.skipped
-        assert after.position.open_end == 5
+        with pytest.raises(LogCorrupt, match="of epoch 1, after epoch 2"):
+            read(writer.position, writer.position.sequence + 1, changed(late, sequence=5))
 
     def test_after_a_release_is_corruption(self) -> None:
         writer = led(unit=b"whole")
