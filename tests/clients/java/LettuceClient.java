@@ -9,8 +9,8 @@ import io.lettuce.core.XReadArgs;
 import io.lettuce.core.cluster.RedisClusterClient;
 import io.lettuce.core.cluster.SlotHash;
 import io.lettuce.core.cluster.api.StatefulRedisClusterConnection;
-import io.lettuce.core.cluster.pubsub.RedisClusterPubSubAdapter;
 import io.lettuce.core.cluster.models.partitions.RedisClusterNode;
+import io.lettuce.core.cluster.pubsub.RedisClusterPubSubAdapter;
 import io.lettuce.core.pubsub.RedisPubSubAdapter;
 import java.util.ArrayList;
 import java.util.HashSet;
@@ -38,6 +38,7 @@ public final class LettuceClient {
         client.shutdown();
     }
 
+    @SuppressWarnings("unchecked") // its varargs are of a generic type
     private static LinkedHashMap<String, Telling.Step> steps(
             RedisClusterClient client, StatefulRedisClusterConnection<String, String> connection) {
         var commands = connection.sync();

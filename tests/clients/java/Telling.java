@@ -3,7 +3,6 @@ import java.io.InputStreamReader;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.concurrent.atomic.AtomicBoolean;
 
 /** What the programs of all Java clients share: see python/telling.py. */
@@ -18,6 +17,7 @@ final class Telling {
     /** Hash tags of slots 3300 and 15495: one in each shard, so that a shard's pause is not hidden by the other. */
     private static final List<String> SHARDS = List.of("{b}", "{a}");
     private static final List<String> PHASES = List.of("failover", "kill");
+    private static final int PACE = 3; // milliseconds
     private static final int SETTLED = 100;
 
     interface Step {
@@ -96,6 +96,7 @@ final class Telling {
                 longest = Math.max(longest, System.nanoTime() - last[shard]);
                 last[shard] = System.nanoTime();
                 acknowledged.put(key, String.valueOf(number));
+                Thread.sleep(PACE);
                 if (done.get()) {
                     inARow++;
                 }

@@ -15,7 +15,8 @@ const SHARDS = ["{b}", "{a}"];
 const ROUNDS = 10;
 const PHASES = ["failover", "kill"];
 const SETTLED = 100;
-const PATIENCE = 60;
+const PACE = 3; // milliseconds
+const PATIENCE = 60; // seconds
 
 // A cluster's subscribers are at any of its nodes; ioredis can have one at each shard.
 const LACKS = { iovalkey: ["sharded_publish"] };
@@ -172,6 +173,7 @@ async function main() {
       longest = Math.max(longest, performance.now() - last[shard]);
       last[shard] = performance.now();
       acknowledged.set(key, value);
+      await sleep(PACE);
       if (done) inARow += 1;
     }
     tell({ written: phase, acknowledged: acknowledged.size - before, errors, pause: longest / 1000 });

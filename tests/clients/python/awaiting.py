@@ -8,7 +8,7 @@ import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
-from telling import KEYS, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
+from telling import KEYS, PACE, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
 
 LIBRARY = importlib.import_module(f"{sys.argv[1]}.asyncio")
 IS_VALKEY = sys.argv[1] == "valkey"
@@ -158,6 +158,7 @@ async def main() -> None:
                 try:
                     await client.set(key, value)
                     writes.acknowledge(key, value)
+                    await asyncio.sleep(PACE)
                 except Exception as error:  # whatever the client raises is what we want to know
                     writes.failed(error)
                     await asyncio.sleep(0.01)

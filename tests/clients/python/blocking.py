@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from telling import KEYS, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
+from telling import KEYS, PACE, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
 
 LIBRARY = importlib.import_module(sys.argv[1])
 
@@ -143,6 +143,7 @@ def main() -> None:
                 try:
                     client.set(key, value)
                     writes.acknowledge(key, value)
+                    time.sleep(PACE)
                 except Exception as error:  # whatever the client raises is what we want to know
                     writes.failed(error)
                     time.sleep(0.01)

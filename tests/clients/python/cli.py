@@ -9,7 +9,7 @@ import threading
 import time
 from queue import Empty, Queue
 
-from telling import KEYS, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
+from telling import KEYS, PACE, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
 
 HOST, PORT = endpoint()
 COMMAND = [sys.argv[1], "-c", "-h", HOST, "-p", str(PORT)]
@@ -173,6 +173,7 @@ def main() -> None:
             try:
                 cli.write(key, value)
                 writes.acknowledge(key, value)
+                time.sleep(PACE)
             except Failed as error:
                 writes.failed(error)
     for key, value in writes.acknowledged().items():

@@ -13,7 +13,7 @@ from glide import (
     StreamAddOptions,
     StreamGroupOptions,
 )
-from telling import KEYS, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
+from telling import KEYS, PACE, PATIENCE, PHASES, ROUNDS, TAGS, Writes, endpoint, prefix, tell
 
 
 async def connect() -> GlideClusterClient:
@@ -140,6 +140,7 @@ async def main() -> None:
             try:
                 await client.set(key, value)
                 writes.acknowledge(key, value)
+                await asyncio.sleep(PACE)
             except Exception as error:  # whatever the client raises is what we want to know
                 writes.failed(error)
                 await asyncio.sleep(0.01)

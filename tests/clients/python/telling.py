@@ -17,10 +17,12 @@ TAGS = ("a", "b", "c", "d")
 """Hash tags in both shards."""
 ROUNDS = 10
 SHARDS = ("{b}", "{a}")
-"""Hash tags of slots 3300 and 15495: one in each shard, so that a shard's pause is not hidden by the other."""
+"""Hash tags of slots 3300 and 15495, one in each shard: neither shard's pause is hidden by the other."""
 PHASES = ("failover", "kill")
 SETTLED = 100
 """Writes without an error after which a phase is over."""
+PACE = 0.003
+"""Seconds between writes."""
 PATIENCE = 60.0
 """Seconds for anything that has to happen."""
 

@@ -14,6 +14,7 @@ const (
 	Keys     = 200
 	Rounds   = 10
 	Patience = 60 * time.Second
+	pace     = 3 * time.Millisecond
 	settled  = 100
 )
 
@@ -94,6 +95,7 @@ func Run(steps []Step, set func(key, value string) error, get func(key string) (
 			}
 			longest, last[shard] = max(longest, time.Since(last[shard])), time.Now()
 			acknowledged[key] = value
+			time.Sleep(pace)
 			if done.Load() {
 				inARow++
 			}
