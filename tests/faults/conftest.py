@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from tests.faults.cluster import Cluster
 
@@ -33,6 +34,14 @@ async def running(name: str, **given: object) -> AsyncIterator[Cluster]:
         if cluster.processes():
             await cluster.stop()
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def keep() -> Path:
+    """Where the histories of faults that did harm stay; pytest's own directories don't last."""
+    directory = Path(tempfile.gettempdir()) / f"mc-histories-{os.getuid()}"
+    directory.mkdir(exist_ok=True)
+    return directory
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

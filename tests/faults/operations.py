@@ -41,6 +41,10 @@ class Action:
     """From the last command's reply to what the checker reads."""
     read: bool = False
 
+    def changed(self, result: Any) -> bool:
+        """Whether this write, having given `result`, has changed something; if not, it is a mere read."""
+        return self.op not in {"pop", "del", "cas"} or bool(result)
+
 
 NO_NEWS = object()
 """The result of an operation that did nothing and tells nothing."""

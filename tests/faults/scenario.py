@@ -92,6 +92,8 @@ async def suffer(cluster: Cluster, fault: Fault, *, seed: int, outage: float, ke
     )
     if report.ok:
         file.unlink()
+    else:
+        report.problems.append(f"its history: {file}")
     return report
 
 
@@ -113,7 +115,8 @@ def blocked(work: Workload, strike: Strike, healed: int, lease: float) -> list[s
     problems = []
     acked = [w for w in work.tally.writes if strike.at < w.called and w.returned < healed]
     if acked:
-        problems.append(f"{len(acked)} writes were acknowledged that nothing could have made durable")
+        problems.append(f"{len(acked)} writes were acknowledged that nothing could have made durable:")
+        problems += [f"  {write.what}, {(write.called - strike.at) / 1e9:.3f} s after" for write in acked[:5]]
     refused = [code for at, code in work.tally.refused_at if strike.at < at < healed]
     if not refused and healed - strike.at > 2 * lease * 1e9:
         problems.append("writes did not fail with an error while the log had no quorum")

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_fault(cluster: Cluster, name: str, tmp_path: Path) -> None:
-    report = await suffer(cluster, FAULTS[name], seed=SEED, outage=OUTAGE, keep=tmp_path)
+async def test_fault(cluster: Cluster, name: str, keep: Path) -> None:
+    report = await suffer(cluster, FAULTS[name], seed=SEED, outage=OUTAGE, keep=keep)
     print(report)
     assert report.ok, str(report)
     assert report.verdict.operations > 500
@@ -60,7 +60,7 @@ async def becomes(cluster: Cluster, node: Node, *, ready: bool) -> None:
 @pytest.mark.parametrize(
     "name", ["primary engine killed", "everything killed", "log's leader and primary killed"]
 )
-async def test_fault_with_two_shards(two_shards: Cluster, name: str, tmp_path: Path) -> None:
-    report = await suffer(two_shards, FAULTS[name], seed=SEED, outage=OUTAGE, keep=tmp_path)
+async def test_fault_with_two_shards(two_shards: Cluster, name: str, keep: Path) -> None:
+    report = await suffer(two_shards, FAULTS[name], seed=SEED, outage=OUTAGE, keep=keep)
     print(report)
     assert report.ok, str(report)

@@ -68,6 +68,15 @@ def test_done() -> None:
     assert of_block("OK", "QUEUED", "QUEUED", "QUEUED", ["OK", "OK", 3]).result == 3
 
 
+def test_what_changes_nothing_is_no_write() -> None:
+    pop = REPERTOIRE.list("k", 0.6)
+    assert pop.op == "pop"
+    assert pop.changed("1")
+    assert not pop.changed(None)
+    assert not REPERTOIRE.swap("k", 0.1).changed(False)
+    assert REPERTOIRE.string("k", 0.1).changed(None)
+
+
 def test_every_kind_of_operation_is_drawn() -> None:
     drawn = {(action.model, action.op) for action in (REPERTOIRE.draw() for _ in range(2000))}
     assert len(drawn) == 18

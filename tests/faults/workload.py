@@ -89,6 +89,7 @@ class Write(NamedTuple):
     shard: int
     called: int
     returned: int
+    what: str
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ class Tally:
     def note(self, action: Action, what: Outcome, write: Write) -> None:
         at = write.returned
         if what.done:
-            if not action.read:
+            if not action.read and action.changed(what.result):
                 self.writes.append(write)
         elif what.refusal:
             code = what.refusal.split(" ", 1)[0]
@@ -324,7 +325,11 @@ class Workload:
                 what = Outcome(doubt="unexpected error")
             outcomes.append(what)
             if not aside:
-                self.tally.note(action, what, Write(index, called, mine[-1].at))
+                self.tally.note(
+                    action,
+                    what,
+                    Write(index, called, mine[-1].at, f"{action.op} {action.key} -> {what.result}"),
+                )
             if what.refusal or what.result is NO_NEWS:
                 continue
             self.history.record(
