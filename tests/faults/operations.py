@@ -43,7 +43,7 @@ class Action:
 
     def changed(self, result: Any) -> bool:
         """Whether this write, having given `result`, has changed something; if not, it is a mere read."""
-        return self.op not in {"pop", "del", "cas"} or bool(result)
+        return result is not NO_NEWS and (self.op not in {"pop", "del", "cas"} or bool(result))
 
 
 NO_NEWS = object()

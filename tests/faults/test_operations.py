@@ -7,7 +7,7 @@ from typing import Any
 
 import hiredis
 import pytest
-from tests.faults.operations import Outcome, Repertoire, Unexpected, outcome
+from tests.faults.operations import NO_NEWS, Outcome, Repertoire, Unexpected, outcome
 from tests.faults.resp import LOST, Answer
 
 REPERTOIRE = Repertoire(random.Random(1), "")
@@ -73,6 +73,7 @@ def test_what_changes_nothing_is_no_write() -> None:
     assert pop.op == "pop"
     assert pop.changed("1")
     assert not pop.changed(None)
+    assert not REPERTOIRE.blocking_pop("k").changed(NO_NEWS)
     assert not REPERTOIRE.swap("k", 0.1).changed(False)
     assert REPERTOIRE.string("k", 0.1).changed(None)
 
