@@ -30,7 +30,6 @@ void clusterPropagatePublish(robj *channel, robj *message, int sharded);
 #define HOLD_OPEN LLONG_MAX     /* hold_off of what the running unit pushed: its end is not known yet. */
 #define MARK_BYTES (64 * 1024)  /* The agent learns of a unit's end after each so many bytes. */
 #define COMMITS 4096            /* Event loop iterations whose commit latency can be measured at once. */
-#define RELEASED_PER_LOOP 20000 /* Clients served between two looks at the sockets. */
 
 static long long *dirty;   /* hash(key) -> end of the last unit that wrote it; 8 MiB, never cleared while leading. */
 static long long wide_off; /* The same for writes that name no key (FLUSHALL, SWAPDB, FUNCTION LOAD...). */
@@ -82,14 +81,6 @@ static long long units_in_loop;
 
 /* ------------------------------------------ which commands, which keys ------------------------------------------ */
 
-enum {
-    CLASS_KNOWN = 1,
-    CLASS_READ = 2, /* Depends on its keys, or without keys on everything. */
-    CLASS_ALL = 4,  /* Depends on everything, whatever keys it names. */
-    CLASS_HOLD = 8, /* Only at its end is known what its reply depends on. */
-    CLASS_DATA = 16 /* Needs a lease. */
-};
-
 /* Commands that read the dataset without the flag that says so, or more of it than the keys they name. */
 static const char *reads_all[] = {"sort", "sort_ro", "function|list", "function|dump", "cluster|countkeysinslot",
                                   "cluster|getkeysinslot", "cluster|slot-stats", NULL};
@@ -106,11 +97,11 @@ static int isScript(struct serverCommand *cmd) {
 }
 
 static int classify(struct serverCommand *cmd) {
-    int class = CLASS_KNOWN;
-    if (cmd->flags & (CMD_READONLY | CMD_WRITE)) class |= CLASS_READ | CLASS_DATA;
-    if (oneOf(cmd->fullname, reads_all)) class |= CLASS_READ | CLASS_ALL | CLASS_DATA;
-    if (isScript(cmd) || cmd->proc == execCommand || cmd->flags & CMD_MODULE) class |= CLASS_HOLD | CLASS_DATA;
-    if (cmd->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) class |= CLASS_HOLD;
+    int class = TXLOG_KNOWN;
+    if (cmd->flags & (CMD_READONLY | CMD_WRITE)) class |= TXLOG_READ | TXLOG_DATA;
+    if (oneOf(cmd->fullname, reads_all)) class |= TXLOG_READ | TXLOG_ALL | TXLOG_DATA;
+    if (isScript(cmd) || cmd->proc == execCommand || cmd->flags & CMD_MODULE) class |= TXLOG_HOLD | TXLOG_DATA;
+    if (cmd->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) class |= TXLOG_HOLD;
     return cmd->txlog_class = class;
 }
 
@@ -155,10 +146,11 @@ void txlogMarkDirty(serverOpArray *oa) {
     for (int j = 0; j < oa->numops; j++) {
         serverOp *op = &oa->ops[j];
         if (!(op->target & PROPAGATE_REPL)) continue;
-        unit_wrote = 1;
+        unit_wrote = txlog.unit_open = 1;
         struct serverCommand *cmd = lookupCommandOrOriginal(op->argv, op->argc);
         if (cmd && cmd->flags & CMD_PUBSUB) continue;
-        if (!cmd || dirtyKeys(cmd, op->argv, op->argc, server.primary_repl_offset) == -1) wide_off = server.primary_repl_offset;
+        if (!cmd || dirtyKeys(cmd, op->argv, op->argc, server.primary_repl_offset) == -1)
+            wide_off = server.primary_repl_offset;
     }
 }
 
@@ -205,7 +197,10 @@ static void heapUpdate(client *c) {
         return;
     }
     if (h->heap < 0) {
-        if (heap_len == heap_cap) heap = zrealloc(heap, sizeof(waiter) * (heap_cap = heap_cap ? heap_cap * 2 : 1024));
+        if (heap_len == heap_cap) {
+            heap_cap = heap_cap ? heap_cap * 2 : 1024;
+            heap = zrealloc(heap, sizeof(*heap) * heap_cap);
+        }
         heapPut(heap_len++, (waiter){blockOf(first)->hold_off, c});
         count.held_clients_peak = max(count.held_clients_peak, heap_len);
     } else if (heap[h->heap].off == blockOf(first)->hold_off) {
@@ -281,6 +276,7 @@ static long long ownTail(client *c) {
 void txlogFreeClient(client *c) {
     if (c == control) control = NULL;
     if (txlog.late == c) txlog.late = NULL;
+    if (txlog.checked == c) txlog.checked = NULL;
     if (!c->hold) return;
     heapRemove(c);
     if (c->hold->pushed) {
@@ -308,8 +304,8 @@ int txlogBeforeCallSlow(client *c) {
     int top = server.execution_nesting == 0;
     if (top) need = 0;
     if (txlog.committed < server.primary_repl_offset) {
-        if (class & CLASS_READ) {
-            long long off = class & CLASS_ALL ? -1 : dirtyKeys(cmd, c->argv, c->argc, 0);
+        if (class & TXLOG_READ) {
+            long long off = class & TXLOG_ALL ? -1 : dirtyKeys(cmd, c->argv, c->argc, 0);
             if (off == -1) off = server.primary_repl_offset; /* KEYS, SCAN, DBSIZE, RANDOMKEY... */
             off = max(off, wide_off);
             if (off > txlog.committed && off > need) need = off;
@@ -318,7 +314,7 @@ int txlogBeforeCallSlow(client *c) {
         }
     }
     if (!top || !c->conn || c->flag.replica || c->flag.primary || c->slot_migration_job) return 0;
-    if (!(c->flag.hold_reply || need || class & CLASS_HOLD)) return 0;
+    if (!(c->flag.hold_reply || need || class & TXLOG_HOLD)) return 0;
     if (c->flag.fake) return 0;
     holdBegin(c);
     return 1;
@@ -350,7 +346,7 @@ void txlogLateHold(void) {
     }
 }
 
-/* Replies that are produced outside of call(), or by a call() whose unit goes on after it: clients that were blocked. */
+/* Replies that are made outside of call(), or by one whose unit goes on after it: of clients that were blocked. */
 int txlogBeginAsync(client *c) {
     if (!txlogLeads() || !c || !c->conn || c->flag.fake) return 0;
     need = 0;
@@ -375,13 +371,19 @@ static int freePublish(void) {
 /* A message for 'c', be it of pub/sub, a keyspace event or an invalidation: 'end' is 0 before and 1 after it. Within
  * a unit it waits for the unit's end; after it, for the current offset. */
 void txlogPush(client *c, int end) {
-    if (!txlogLeads() || c == server.current_client || !c->conn || c->flag.close_asap) return;
+    static client *open; /* The client whose bracket this message has opened. */
     if (!end) {
-        if ((server.execution_nesting && !freePublish()) || c->flag.hold_reply || txlog.committed < server.primary_repl_offset)
-            holdBegin(c);
+        if (!txlogLeads() || c == server.current_client || !c->conn || c->flag.close_asap) return;
+        if (c->hold && c->hold->open) return; /* It waits with the reply that is being built. */
+        if ((server.execution_nesting == 0 || freePublish()) && !c->flag.hold_reply &&
+            txlog.committed >= server.primary_repl_offset)
+            return;
+        open = c;
+        holdBegin(c);
         return;
     }
-    if (!c->hold || !c->hold->open) return;
+    if (open != c) return;
+    open = NULL;
     count.pushes++;
     if (!server.execution_nesting) {
         holdEnd(c, server.primary_repl_offset);
@@ -390,6 +392,7 @@ void txlogPush(client *c, int end) {
     holdEnd(c, HOLD_OPEN);
     if (!c->hold->pushed) {
         c->hold->pushed = true;
+        txlog.unit_open = 1;
         listAddNodeTail(pushed, c);
     }
 }
@@ -415,30 +418,39 @@ int txlogHoldPublish(robj *channel, robj *message, int sharded) {
     busMessage *m = zmalloc(sizeof(*m));
     *m = (busMessage){HOLD_OPEN, copyOf(channel), copyOf(message), sharded};
     listAddNodeTail(bus, m);
-    if (!server.execution_nesting) txlogUnitEnd();
+    txlog.unit_open = 1;
+    if (!server.execution_nesting) txlogUnitEndSlow();
     return 1;
+}
+
+static busMessage *busOf(listNode *ln) {
+    return listNodeValue(ln);
 }
 
 static void busRelease(void) {
     listNode *ln;
-    while ((ln = listFirst(bus))) {
-        busMessage *m = listNodeValue(ln);
-        if (m->off > txlog.committed) break;
+    while ((ln = listFirst(bus)) && busOf(ln)->off <= txlog.committed) {
+        busMessage *m = busOf(ln);
         clusterPropagatePublish(m->channel, m->message, m->sharded);
         listDelNode(bus, ln);
     }
 }
 
+static void addMark(void) {
+    if (marks_len == marks_cap) {
+        marks_cap = marks_cap ? marks_cap * 2 : 64;
+        marks = zrealloc(marks, sizeof(*marks) * marks_cap);
+    }
+    marks[marks_len++] = last_mark = server.primary_repl_offset;
+}
+
 /* The outermost execution unit is over and its bytes, if any, are in the stream: now its messages know what they
  * wait for. What its author still waits for counts too: a message may tell of it. */
-void txlogUnitEnd(void) {
+void txlogUnitEndSlow(void) {
     if (!txlogLeads()) return;
     if (unit_wrote) {
         units_in_loop++;
-        if (control && server.primary_repl_offset - last_mark >= MARK_BYTES) {
-            if (marks_len == marks_cap) marks = zrealloc(marks, sizeof(*marks) * (marks_cap = marks_cap ? marks_cap * 2 : 64));
-            marks[marks_len++] = last_mark = server.primary_repl_offset;
-        }
+        if (control && server.primary_repl_offset - last_mark >= MARK_BYTES) addMark();
     }
     if (listLength(pushed) || listLength(bus)) {
         client *author = server.current_client;
@@ -449,29 +461,23 @@ void txlogUnitEnd(void) {
             client *c = listNodeValue(ln);
             listDelNode(pushed, ln);
             c->hold->pushed = false;
+            listNode *first = NULL;
             for (ln = listLast(c->hold->blocks); ln && blockOf(ln)->hold_off == HOLD_OPEN; ln = listPrevNode(ln))
-                blockOf(ln)->hold_off = off;
-            if (ln)
-                for (long long prev = blockOf(ln)->hold_off; (ln = listNextNode(ln));)
-                    blockOf(ln)->hold_off = max(prev, blockOf(ln)->hold_off);
+                first = ln;
+            long long after = max(off, ln ? blockOf(ln)->hold_off : 0);
+            for (ln = first; ln; ln = listNextNode(ln)) blockOf(ln)->hold_off = after;
             holdRelease(c);
         }
-        for (ln = listLast(bus); ln && ((busMessage *)listNodeValue(ln))->off == HOLD_OPEN; ln = listPrevNode(ln)) {
-            listNode *prev = listPrevNode(ln);
-            long long before = prev && ((busMessage *)listNodeValue(prev))->off != HOLD_OPEN ? ((busMessage *)listNodeValue(prev))->off : 0;
-            ((busMessage *)listNodeValue(ln))->off = max(off, before);
-            count.bus += off > txlog.committed;
-        }
-        if (listLength(bus) > 1) { /* Several of one unit: none before what stood in front of them. */
-            long long prev = 0;
-            for (ln = listFirst(bus); ln; ln = listNextNode(ln)) {
-                busMessage *m = listNodeValue(ln);
-                prev = m->off = max(prev, m->off);
-            }
+        listNode *first = NULL;
+        for (ln = listLast(bus); ln && busOf(ln)->off == HOLD_OPEN; ln = listPrevNode(ln)) first = ln;
+        long long after = max(off, ln ? busOf(ln)->off : 0);
+        for (ln = first; ln; ln = listNextNode(ln)) {
+            busOf(ln)->off = after;
+            count.bus += after > txlog.committed;
         }
         busRelease();
     }
-    unit_wrote = 0;
+    unit_wrote = txlog.unit_open = 0;
 }
 
 /* ------------------------------------------------ lease and limits ------------------------------------------------ */
@@ -491,7 +497,9 @@ static long long uncommitted(void) {
     return server.primary_repl_offset - txlog.committed;
 }
 
-#define LAPSED_ERROR "-CLUSTERDOWN The lease of this primary has lapsed: it serves nothing until the log confirms that it still leads"
+#define LAPSED_ERROR                                                                                   \
+    "-CLUSTERDOWN The lease of this primary has lapsed: it serves nothing until the log confirms that " \
+    "it still leads"
 #define FULL_ERROR "-TXLOGFULL %s"
 #define LIMIT_ERROR "-TRYAGAIN The log is behind by more than %lld bytes; try again when it has caught up"
 
@@ -515,16 +523,17 @@ robj *txlogDenyWrite(void) {
     return err ? createObject(OBJ_STRING, sdscat(err, "\r\n")) : NULL;
 }
 
-/* processCommand(): refuse what may not run now. Returns 1 if it did. */
-int txlogReject(client *c, int is_write) {
+int txlogRejectSlow(client *c, int is_write) {
     sds err = NULL;
-    if (mustObeyClient(c) || !(classOf(c->cmd) & CLASS_DATA)) return 0;
+    if (!(classOf(c->cmd) & TXLOG_DATA) || mustObeyClient(c)) return 0;
+    txlog.checked = NULL;
     if (txlogLeads()) {
         if (!hasLease()) {
             count.lease_refused++;
             err = sdsnew(LAPSED_ERROR);
-        } else if (is_write) {
-            err = denyWrite();
+        } else if (!is_write || !(err = denyWrite())) {
+            txlog.checked = c;
+            txlog.checked_reads = server.stat_total_reads_processed;
         }
     } else if (!reads) {
         err = sdscatprintf(sdsempty(), "-LOADING %s", reads_reason ? reads_reason : "The log is being read");
@@ -554,7 +563,8 @@ static void dismissBlocked(void) {
 
 /* The log has not confirmed in time. Nobody knows whether it will, so say that, and nothing after it. */
 static void giveUpWaiting(void) {
-    static const char error[] = "-UNCERTAIN The log has not confirmed this write in time: it may or may not be applied\r\n";
+    static const char error[] =
+        "-UNCERTAIN The log has not confirmed this write in time: it may or may not be applied\r\n";
     while (heap_len) {
         client *c = heap[0].c;
         heapRemove(c);
@@ -623,10 +633,7 @@ static void noteUnits(void) {
 /* Tell the agent where units end, so that it can cut records there without parsing the stream. */
 static void tellUnits(void) {
     if (!control || control->flag.close_asap || told == server.primary_repl_offset) return;
-    if (marks_len == 0 || marks[marks_len - 1] != server.primary_repl_offset) {
-        if (marks_len == marks_cap) marks = zrealloc(marks, sizeof(*marks) * (marks_cap = marks_cap ? marks_cap * 2 : 64));
-        marks[marks_len++] = server.primary_repl_offset;
-    }
+    if (marks_len == 0 || marks[marks_len - 1] != server.primary_repl_offset) addMark();
     control->flag.pushing = 1;
     addReplyPushLen(control, 1 + marks_len);
     addReplyBulkCString(control, "txlog-units");
@@ -639,6 +646,7 @@ static void tellUnits(void) {
 void txlogBeforeSleep(void) {
     if (!txlog.enabled) return;
     loop_id++;
+    txlog.checked = NULL;
     if (server.primary_host) {
         txlog.paused = 0;
         return;
@@ -745,7 +753,7 @@ void txlogBoot(void) {
     txlog.promoting = 0;
 }
 
-/* ----------------------------------------------- the agent's commands ----------------------------------------------- */
+/* ---------------------------------------------- the agent's commands ---------------------------------------------- */
 
 static int isAgent(client *c) {
     return c->flag.unix_socket && c->user && !strcmp(c->user->name, txlog.agent_user);
@@ -985,6 +993,7 @@ static void setLease(client *c) {
             return;
         }
         lease = deadline;
+        txlog.checked = NULL;
         /* We had lapsed, and gossip has given our slots away meanwhile; but the log says that we lead. */
         if (server.cluster_enabled && (!clusterNodeIsPrimary(getMyClusterNode()) ||
                                        memcmp(getMyClusterNode()->slots, own_slots, sizeof(own_slots))))
@@ -999,6 +1008,7 @@ static void setRevoked(client *c) {
         addReplyErrorArity(c);
     } else if (integerArg(c, 2, &of)) {
         revoked = max(revoked, of);
+        txlog.checked = NULL;
         if (txlogLeads() && epoch <= revoked && lease) {
             long long now = boottime();
             lapsed_at = min(lease, now);

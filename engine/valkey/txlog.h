@@ -28,6 +28,9 @@ struct txlogState {
     int logged;          /* enabled && !autoack: there is an agent, and it is the authority. */
     int promoting;       /* TXLOG PROMOTE is running: the one way to become the leader. */
     int paused;          /* No lease, above the limit or full: expiry and eviction would only add bytes. */
+    int unit_open;       /* The running unit was propagated, or has sent messages. */
+    client *checked;     /* Its last read command was let through, by a lease checked after... */
+    long long checked_reads; /* ...so many reads from sockets. */
     client *late;        /* Running client that met an expired key: its reply is held from there on. */
     long long committed; /* Replication offset up to which the log is durable. */
 };
@@ -46,14 +49,14 @@ sds txlogInfo(sds info);
 void txlogCommand(client *c);
 
 /* Around the execution of commands. */
-int txlogReject(client *c, int is_write);
+int txlogRejectSlow(client *c, int is_write);
 robj *txlogDenyWrite(void);
 int txlogBeforeCallSlow(client *c);
 void txlogAfterCall(client *c, long long old_off);
 int txlogBeginAsync(client *c);
 void txlogEndAsync(client *c);
 void txlogMarkDirty(serverOpArray *oa);
-void txlogUnitEnd(void);
+void txlogUnitEndSlow(void);
 void txlogLateHold(void);
 
 /* Messages to others than the running client. */
@@ -70,9 +73,35 @@ int txlogKeepsBacklog(long long end);
 
 list *clientGetReplyList(client *c);
 
+/* serverCommand.txlog_class */
+enum {
+    TXLOG_KNOWN = 1,
+    TXLOG_READ = 2, /* Depends on its keys, or without keys on everything. */
+    TXLOG_ALL = 4,  /* Depends on everything, whatever keys it names. */
+    TXLOG_HOLD = 8, /* Only at its end is known what its reply depends on. */
+    TXLOG_DATA = 16 /* Needs a lease. */
+};
+
 /* call() prologue: 1 if the replies of this command are being held. */
 static inline int txlogBeforeCall(client *c) {
-    return txlogLeads() ? txlogBeforeCallSlow(c) : 0;
+    if (!txlogLeads()) return 0;
+    if (c->cmd->txlog_class == (TXLOG_KNOWN | TXLOG_READ | TXLOG_DATA) && !c->flag.hold_reply &&
+        txlog.committed >= server.primary_repl_offset)
+        return 0; /* A read, and all is committed. */
+    return txlogBeforeCallSlow(c);
+}
+
+/* The outermost execution unit is over, and its bytes, if any, are in the stream. */
+static inline void txlogUnitEnd(void) {
+    if (txlog.unit_open) txlogUnitEndSlow();
+}
+
+/* processCommand(): refuse what may not run now. Returns 1 if it did. The lease is looked at again for whatever has
+ * been read since: a command that had arrived before the last look may take effect at that moment. */
+static inline int txlogReject(client *c, int is_write) {
+    if (!txlog.logged) return 0;
+    if (c == txlog.checked && !is_write && server.stat_total_reads_processed == txlog.checked_reads) return 0;
+    return txlogRejectSlow(c, is_write);
 }
 
 #endif

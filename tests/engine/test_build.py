@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests.engine.agent import PASSWORD, engines, free_ports
 
 from memorycluster.valkey import build as build_module
 from memorycluster.valkey.build import (
@@ -20,7 +21,6 @@ from memorycluster.valkey.build import (
     tree_digest,
 )
 from memorycluster.valkey.config import FixedParameter, nodes_conf, quoted, valkey_conf
-from tests.engine.agent import PASSWORD, engines, free_ports
 
 
 def test_missing_tools_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

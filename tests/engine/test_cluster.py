@@ -106,7 +106,7 @@ async def test_a_shard_serves_alone(cluster: list[list[Engine]]) -> None:
 
 
 async def test_gossip_never_demotes_who_holds_the_lease(cluster: list[list[Engine]]) -> None:
-    """An engine of the same shard claims the slots with a higher config epoch: before the lease ends it is wrong."""
+    """A claim of its slots with a higher config epoch is wrong, as long as the lease holds."""
     leader, claimant = cluster[0][1], cluster[0][0]
     await until(lambda: _agree(cluster, [leader, cluster[1][1]]), seconds=20)
     assert await leader.call("SET", KEYS[0], "1") == b"OK"

@@ -1,4 +1,4 @@
-"""Who leads, and until when: promotion, the lease, revoking, the stream, and what ordinary clients are refused."""
+"""Who leads, and until when: promotion, the lease, the stream, and what ordinary clients are refused."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ async def test_latency_tells_of_slow_commits(engine: Engine) -> None:
 
 
 async def test_releasing_one_costs_the_same_however_many_wait(programs: Path) -> None:
-    """CPU time of 2,000 commits that release one reply each, while 100 or 8,000 clients wait for something later."""
+    """CPU time of 2,000 commits that release one reply each, while 100 or 8,000 clients wait on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = min(hard, 65536)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
