@@ -162,7 +162,10 @@ async def stock(
         *("--cluster-enabled", "yes" if cluster else "no"),
         *options,
     ]
-    process = await asyncio.create_subprocess_exec(programs / "valkey-server", *arguments)
+    # In a session of its own, as the parts of a cluster are: Linux shares CPU time out by sessions first.
+    process = await asyncio.create_subprocess_exec(
+        programs / "valkey-server", *arguments, start_new_session=True
+    )
     try:
         system = System(name, programs, port)
         await until_pong(system)
