@@ -28,6 +28,9 @@ EMPTY_RDB = b"REDIS0011\xff" + bytes(8)
 RETRY = 0.2
 """Seconds between attempts to read on where the log is corrupt, or missing."""
 
+HANDSHAKE = 10.0
+"""Seconds in which a connection must prove that it is the engine's."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -76,16 +79,17 @@ class Follower:
             self._session = None
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.drop()  # One engine, so a newer connection replaces an older one.
-        self._session = asyncio.current_task()
         link = _Link(reader, writer, self._credentials)
         try:
-            replid, offset = await link.handshake()
+            async with asyncio.timeout(HANDSHAKE):
+                replid, offset = await link.handshake()
+            self.drop()  # It is the engine, and there is one: this connection replaces an older one.
+            self._session = asyncio.current_task()
             resume = offset - 1 if replid == replication_id(self._generation) and offset > 0 else None
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(link.ignore_acks())
                 tasks.create_task(self._feed(link, resume))
-        except* (OSError, EOFError) as group:
+        except* (OSError, EOFError, TimeoutError, hiredis.ProtocolError) as group:
             logger.info("the engine's replication link closed: %s", group.exceptions[0])
         except* asyncio.CancelledError:
             pass  # Dropped, or the agent ends.
@@ -112,8 +116,8 @@ class Follower:
                     await link.send(data)
                 self._listener.on_read(item)
             elif not answered:
+                # Not answered for as long as this lasts, so that the engine keeps what it has.
                 self._listener.on_ahead(feed.fed_from, position.unit_end)
-                return
             else:
                 self._listener.on_end(item)
 

@@ -67,11 +67,12 @@ def valkey_conf(
         "primaryuser": agent_user,
         "primaryauth": agent_password,
         "busy-reply-threshold": str(max(50, round(lease * 250))),
-        # Replication: from and to the agent only, on this machine, of committed bytes.
+        # Replication: from and to the agent only, on this machine, of committed bytes. An idle link is not a
+        # dead one: on loopback the end of either side shows at once.
         "repl-diskless-load": "flush-before-load",
         "repl-diskless-sync": "no",
         "dual-channel-replication-enabled": "no",
-        "repl-timeout": "3600",
+        "repl-timeout": "2000000",
         "repl-backlog-size": "16mb",
         "repl-backlog-ttl": "0",
         "replica-serve-stale-data": "yes",
