@@ -20,7 +20,7 @@ from memorycluster.local.agents import agent_statuses, fail_over
 from memorycluster.local.layout import Layout
 from memorycluster.local.plan import log_port_numbers, stream_name
 from memorycluster.local.ports import HOST
-from memorycluster.local.state import Secrets, load_state
+from memorycluster.local.state import Secrets, load_state, running_pid
 from memorycluster.log.nats import NatsLog
 
 
@@ -115,7 +115,9 @@ class Cluster:
         ]
 
     async def stop(self) -> None:
-        """Stop it cleanly."""
+        """Stop it cleanly, if it runs."""
+        if running_pid(Layout(self.data)) is None:
+            return
         self.resume(self.members())
         await self._command("stop", "--data-dir", str(self.data), seconds=60)
 

@@ -31,8 +31,7 @@ async def running(name: str, **given: object) -> AsyncIterator[Cluster]:
         print(f"the cluster's files stay in {directory}")
         raise
     finally:
-        if cluster.processes():
-            await cluster.stop()
+        await cluster.stop()
     shutil.rmtree(directory)
 
 

@@ -73,8 +73,7 @@ async def main() -> int:
     except (Broken, TimeoutError) as error:
         print(f"seed {given.seed}: {error}")
     finally:
-        if cluster.processes():
-            await cluster.stop()
+        await cluster.stop()
     if good:
         shutil.rmtree(directory)
         return 0

@@ -212,8 +212,7 @@ async def main() -> int:
             runs = [Run(await planned(cluster), 0.2) for _ in range(given.runs)]
             print(row("planned failover", runs), flush=True)
     finally:
-        if cluster.processes():
-            await cluster.stop()
+        await cluster.stop()
     shutil.rmtree(directory)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from binascii import crc_hqx
 from collections import Counter, defaultdict
@@ -411,7 +412,12 @@ class Workload:
         them without a lease, the answers are stale.
         """
         connection: Connection | None = None
-        asking: set[asyncio.Task[list[Outcome]]] = set()
+        asking: set[asyncio.Task[None]] = set()
+
+        async def ask(connection: Connection, action: Action) -> None:
+            with contextlib.suppress(NotSent):
+                await self._send(client, connection, [action], patience=30.0, aside=True)
+
         while not self._stopping.is_set():
             await asyncio.sleep(0.05)
             asking = {task for task in asking if not task.done()}
@@ -425,8 +431,7 @@ class Workload:
             try:
                 if connection is None or not connection.open_now:
                     connection = await Connection.open(node, seconds=0.3)
-                sending = self._send(client, connection, [action], patience=30.0, aside=True)
-                asking.add(asyncio.create_task(sending))
+                asking.add(asyncio.create_task(ask(connection, action)))
             except NotSent:
                 await asyncio.sleep(0.1)
         if connection is not None:
