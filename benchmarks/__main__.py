@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,6 +98,8 @@ async def running(ours: Path, theirs: Path, root: Path, io_threads: int) -> Asyn
 
 async def measure(options: argparse.Namespace, console: Console) -> Report:
     effort = QUICK if options.quick else FULL
+    if options.rounds:
+        effort = replace(effort, rounds=options.rounds)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -157,6 +159,7 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", choices=NAMES, default=NAMES, metavar="SECTION", help=", ".join(NAMES)
     )
+    parser.add_argument("--rounds", type=int, help=f"(default {FULL.rounds})")
     parser.add_argument("--io-threads", type=int, default=1, help="of every engine (default 1)")
     parser.add_argument(
         "--write", action="store_true", help=f"put the results into {README.parent.name}/{README.name}"
