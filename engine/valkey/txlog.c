@@ -54,6 +54,7 @@ typedef struct {
     int sharded;
 } busMessage;
 static list *bus;
+static listNode *bus_open; /* First message of the running unit. */
 
 /* What the agent said. */
 static client *control; /* Its control channel. */
@@ -100,6 +101,7 @@ static int classify(struct serverCommand *cmd) {
     int class = TXLOG_KNOWN;
     if (cmd->flags & (CMD_READONLY | CMD_WRITE)) class |= TXLOG_READ | TXLOG_DATA;
     if (oneOf(cmd->fullname, reads_all)) class |= TXLOG_READ | TXLOG_ALL | TXLOG_DATA;
+    if (isScript(cmd)) class |= TXLOG_WIDE;
     if (isScript(cmd) || cmd->proc == execCommand || cmd->flags & CMD_MODULE) class |= TXLOG_HOLD | TXLOG_DATA;
     if (cmd->flags & (CMD_WRITE | CMD_MAY_REPLICATE)) class |= TXLOG_HOLD;
     return cmd->txlog_class = class;
@@ -304,6 +306,7 @@ int txlogBeforeCallSlow(client *c) {
     int top = server.execution_nesting == 0;
     if (top) need = 0;
     if (txlog.committed < server.primary_repl_offset) {
+        if (class & TXLOG_WIDE && wide_off > txlog.committed) need = max(need, wide_off);
         if (class & TXLOG_READ) {
             long long off = class & TXLOG_ALL ? -1 : dirtyKeys(cmd, c->argv, c->argc, 0);
             if (off == -1) off = server.primary_repl_offset; /* KEYS, SCAN, DBSIZE, RANDOMKEY... */
@@ -348,14 +351,14 @@ void txlogLateHold(void) {
 
 /* Replies that are made outside of call(), or by one whose unit goes on after it: of clients that were blocked. */
 int txlogBeginAsync(client *c) {
-    if (!txlogLeads() || !c || !c->conn || c->flag.fake) return 0;
-    need = 0;
+    if (!txlogLeads() || !c || !c->conn || c->flag.fake || (c->hold && c->hold->open)) return 0;
+    if (!server.execution_nesting) need = 0;
     holdBegin(c);
     return 1;
 }
 
 void txlogEndAsync(client *c) {
-    need = 0;
+    if (!server.execution_nesting) need = 0;
     if (c->hold && c->hold->open) holdEnd(c, server.primary_repl_offset);
 }
 
@@ -389,6 +392,7 @@ void txlogPush(client *c, int end) {
         holdEnd(c, server.primary_repl_offset);
         return;
     }
+    if (!c->hold->pushed) c->hold->pushed_floor = c->hold->floor; /* It may share a block with replies of its own. */
     holdEnd(c, HOLD_OPEN);
     if (!c->hold->pushed) {
         c->hold->pushed = true;
@@ -418,6 +422,7 @@ int txlogHoldPublish(robj *channel, robj *message, int sharded) {
     busMessage *m = zmalloc(sizeof(*m));
     *m = (busMessage){HOLD_OPEN, copyOf(channel), copyOf(message), sharded};
     listAddNodeTail(bus, m);
+    if (!bus_open) bus_open = listLast(bus);
     txlog.unit_open = 1;
     if (!server.execution_nesting) txlogUnitEndSlow();
     return 1;
@@ -452,7 +457,7 @@ void txlogUnitEndSlow(void) {
         units_in_loop++;
         if (control && server.primary_repl_offset - last_mark >= MARK_BYTES) addMark();
     }
-    if (listLength(pushed) || listLength(bus)) {
+    if (listLength(pushed) || bus_open) {
         client *author = server.current_client;
         long long off = unit_wrote ? server.primary_repl_offset : need;
         if (author && author->conn) off = max(off, ownTail(author));
@@ -464,18 +469,20 @@ void txlogUnitEndSlow(void) {
             listNode *first = NULL;
             for (ln = listLast(c->hold->blocks); ln && blockOf(ln)->hold_off == HOLD_OPEN; ln = listPrevNode(ln))
                 first = ln;
-            long long after = max(off, ln ? blockOf(ln)->hold_off : 0);
+            long long after = max(off, c->hold->pushed_floor);
             for (ln = first; ln; ln = listNextNode(ln)) blockOf(ln)->hold_off = after;
             holdRelease(c);
         }
-        listNode *first = NULL;
-        for (ln = listLast(bus); ln && busOf(ln)->off == HOLD_OPEN; ln = listPrevNode(ln)) first = ln;
-        long long after = max(off, ln ? busOf(ln)->off : 0);
-        for (ln = first; ln; ln = listNextNode(ln)) {
-            busOf(ln)->off = after;
-            count.bus += after > txlog.committed;
+        if (bus_open) {
+            ln = listPrevNode(bus_open);
+            off = max(off, ln ? busOf(ln)->off : 0);
+            for (ln = bus_open; ln; ln = listNextNode(ln)) {
+                busOf(ln)->off = off;
+                count.bus += off > txlog.committed;
+            }
+            bus_open = NULL;
+            busRelease();
         }
-        busRelease();
     }
     unit_wrote = txlog.unit_open = 0;
 }
@@ -568,6 +575,8 @@ static void giveUpWaiting(void) {
     while (heap_len) {
         client *c = heap[0].c;
         heapRemove(c);
+        if (c->hold->open) continue; /* In a script that has let us in; back when it ends. */
+        for (listNode *ln = listFirst(c->hold->blocks); ln; ln = listNextNode(ln)) c->reply_bytes -= blockOf(ln)->size;
         listEmpty(c->hold->blocks);
         c->flag.hold_reply = 0;
         c->flag.close_after_reply = 0;
@@ -702,6 +711,7 @@ void txlogRoleChange(int primary) {
         freeClientAsync(c);
     }
     listEmpty(bus);
+    bus_open = NULL;
 }
 
 /* Whom we replicate from is the agent's business; the cluster view only spreads news. */
@@ -755,8 +765,13 @@ void txlogBoot(void) {
 
 /* ---------------------------------------------- the agent's commands ---------------------------------------------- */
 
-static int isAgent(client *c) {
+int txlogIsAgent(client *c) {
     return c->flag.unix_socket && c->user && !strcmp(c->user->name, txlog.agent_user);
+}
+
+/* Other clients can't close the agent's connections: each time, it would be a failover. */
+int txlogSparesClient(client *c, client *by) {
+    return txlog.logged && (txlogIsAgent(c) || c->flag.primary) && !(by && txlogIsAgent(by));
 }
 
 /* Commands that could take the engine away from its agent, or lead around the holding of replies. */
@@ -840,18 +855,18 @@ static void agentReplconf(client *c, serverCommandProc *proc) {
 static void agentOnly(client *c) {
     struct serverCommand *cmd = c->cmd;
     serverCommandProc *proc = procOf(cmd);
-    int allowed = isAgent(c);
+    int allowed = txlogIsAgent(c);
     if (!strcasecmp(cmd->fullname, "monitor")) allowed |= txlog.allow_monitor;
     if (!strcasecmp(cmd->fullname, "config|set")) {
         allowed = 1;
         for (int j = 2; j < c->argc; j += 2)
             for (const char **p = agent_only_params; *p; p++)
-                if (!strncasecmp(objectGetVal(c->argv[j]), *p, strlen(*p))) allowed = isAgent(c);
+                if (!strncasecmp(objectGetVal(c->argv[j]), *p, strlen(*p))) allowed = txlogIsAgent(c);
     }
     if (!strcasecmp(cmd->fullname, "acl|setuser") || !strcasecmp(cmd->fullname, "acl|deluser")) {
         allowed = 1;
         for (int j = 2; j < c->argc; j++)
-            if (!strcmp(objectGetVal(c->argv[j]), txlog.agent_user)) allowed = isAgent(c);
+            if (!strcmp(objectGetVal(c->argv[j]), txlog.agent_user)) allowed = txlogIsAgent(c);
     }
     if (!allowed) {
         count.agent_only_refused++;
@@ -1033,7 +1048,7 @@ static void setSwitch(client *c, int *value, sds *reason) {
 
 void txlogCommand(client *c) {
     const char *sub = objectGetVal(c->argv[1]);
-    if (!isAgent(c)) {
+    if (!txlogIsAgent(c)) {
         count.agent_only_refused++;
         addReplyError(c, "-NOPERM 'txlog' is reserved to the agent of this engine");
     } else if (!strcasecmp(sub, "attach") && c->argc == 2) {

@@ -11,6 +11,7 @@ typedef struct txlogHold {
     uint64_t loop;   /* Event loop iteration in which the last block was begun. */
     int heap;        /* Position in the heap of waiting clients, or -1. */
     bool open;       /* Between holdBegin() and holdEnd(): nothing is released. */
+    long long pushed_floor; /* floor at the first of those messages. */
     bool pushed;     /* Got a message from the running unit, whose end is not known yet. */
 } txlogHold;
 
@@ -66,6 +67,8 @@ int txlogHoldPublish(robj *channel, robj *message, int sharded);
 /* Connections. */
 void txlogFreeClient(client *c);
 int txlogKeepClosing(client *c);
+int txlogIsAgent(client *c);
+int txlogSparesClient(client *c, client *by);
 
 /* Cluster view and backlog. */
 int txlogKeepsSlots(void);
@@ -79,7 +82,8 @@ enum {
     TXLOG_READ = 2, /* Depends on its keys, or without keys on everything. */
     TXLOG_ALL = 4,  /* Depends on everything, whatever keys it names. */
     TXLOG_HOLD = 8, /* Only at its end is known what its reply depends on. */
-    TXLOG_DATA = 16 /* Needs a lease. */
+    TXLOG_WIDE = 32, /* Runs code that a write without keys may have changed. */
+    TXLOG_DATA = 16  /* Needs a lease. */
 };
 
 /* call() prologue: 1 if the replies of this command are being held. */

@@ -131,6 +131,12 @@ class Engine:
             self.process.send_signal(number)
             await self.process.wait()
 
+    def cpu(self) -> float:
+        """CPU seconds that the engine has used."""
+        assert self.process
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()

@@ -117,7 +117,20 @@ async def test_tls(programs: Path, tmp_path: Path) -> None:
     """A handshake, and a held reply over it."""
     key, crt = tmp_path / "key", tmp_path / "crt"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=t", "-keyout", key, "-out", crt],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=t",
+            "-keyout",
+            key,
+            "-out",
+            crt,
+        ],
         check=True,
         capture_output=True,
     )

@@ -413,3 +413,44 @@ async def test_a_script_can_not_keep_a_write_from_the_log(engine: Engine) -> Non
     await engine.thaw()
     assert await client.read() == b"OK"
     assert engine.stream.endswith(b"$3\r\nset\r\n$1\r\nk\r\n$1\r\nv\r\n")
+
+
+@pytest.mark.parametrize("way", ["timeout", "unblock"])
+async def test_the_nil_of_a_client_that_was_blocked_in_vain(engine: Engine, way: str) -> None:
+    a, b = await engine.client(), await engine.client()
+    await a.call("RPUSH k v")
+    b_id = await b.call("CLIENT ID")
+    engine.freeze = True
+    await a.send("LPOP k")
+    await engine.held(1)
+    await b.send("BLPOP k 0.05" if way == "timeout" else "BLPOP k 0")
+    await until(lambda: _blocked(engine, 1))
+    if way == "unblock":
+        assert await engine.call("CLIENT", "UNBLOCK", b_id, "TIMEOUT") == 1
+    await engine.held(2)
+    assert b.silent, "the list is empty only because of an uncommitted write"
+    await engine.thaw()
+    assert await b.read() is None
+    assert await a.read() == b"v"
+
+
+async def test_the_code_of_a_function_is_data_too(engine: Engine) -> None:
+    a, b = await engine.client(), await engine.client()
+    code = (
+        "#!lua name=lib\nserver.register_function"
+        "{function_name='f', flags={'no-writes'}, callback=function() return 7 end}"
+    )
+    engine.freeze = True
+    await a.send(("FUNCTION", "LOAD", code))
+    await engine.held(1)
+    await b.send("FCALL f 0")
+    await engine.held(2)
+    assert b.silent
+    await engine.thaw()
+    assert await b.read() == 7
+    engine.freeze = True
+    await a.send("FUNCTION FLUSH")
+    await engine.held(1)
+    await b.send("FCALL_RO f 0")
+    await engine.held(2)
+    assert b.silent

@@ -335,3 +335,42 @@ async def test_a_follower_resumes_its_link(follower: Engine) -> None:
     await until(engine._synced)
     assert engine.syncs == ["full", "continue"]
     assert EMPTY_RDB
+
+
+async def test_others_can_not_close_the_agents_connections(engine: Engine) -> None:
+    victim = await engine.client()
+    assert await victim.call("PING") == b"PONG"
+    killer = await engine.client()
+    spared = ["TYPE replica", "USER txlog-agent", "TYPE master"]
+    for what in spared:
+        assert await killer.call(f"CLIENT KILL {what}") == 0, what
+    assert await killer.call("CLIENT KILL TYPE normal SKIPME yes") >= 1
+    assert await victim.ended()
+    assert (await engine.status())["role"] == "leader"
+    assert await engine.call("SET k 1") == b"OK", "the stream is attached still"
+
+
+async def test_a_new_agent_attaches_while_clients_are_paused(engine: Engine) -> None:
+    await engine.call("SET k 1")
+    assert await engine.call("CLIENT PAUSE 3000 ALL") == b"OK"
+    assert (await asyncio.wait_for(engine.attach(), 1))["role"] == "leader"
+    await asyncio.wait_for(engine.attach_stream(engine.committed), 1)
+
+
+async def test_giving_up_on_a_client_whose_script_runs(engine: Engine) -> None:
+    await engine.configure("txlog-hold-timeout", "50")
+    await engine.configure("busy-reply-threshold", "20")
+    client = await engine.client()
+    engine.freeze = True
+    await client.send("SET {t}a 1")
+    await engine.held(1)
+    await client.send(("EVAL", "while true do end", 0))
+    await asyncio.sleep(0.1)
+    await engine.lease(0.01)
+    await asyncio.sleep(0.3)
+    assert await engine.call("SCRIPT KILL") == b"OK"
+    assert str(await client.read()).startswith("UNCERTAIN")
+    assert await client.ended()
+    await engine.lease(60)
+    await engine.thaw()
+    assert await engine.call("GET {t}a") == b"1"

@@ -171,22 +171,16 @@ async def _cost(programs: Path, waiting: int) -> float:
         for other in others:
             await other.send("SET o 1")
         await engine.held(waiting + 1)
-        assert engine.process
-        before = _cpu(engine.process.pid)
+        before = engine.cpu()
         for i in range(2000):
             await engine.ack(
                 engine.start_offset + len(encode("SELECT", 0)) + (i + 1) * len(encode("SET", "r0000", 1))
             )
             await engine.ping()
-        spent = _cpu(engine.process.pid) - before
+        spent = engine.cpu() - before
         for other in others:
             other.close()
         return spent
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 async def test_replies_while_many_wait_are_released_together(any_io: Engine) -> None:

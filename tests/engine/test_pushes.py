@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import pytest
-from tests.engine.agent import Engine, until
+from tests.engine.agent import Engine, engines, until
 from tests.engine.resp import Client, Push
 
 
@@ -174,3 +177,49 @@ async def test_expiry_is_a_unit_too(engine: Engine) -> None:
 async def test_monitor_and_debug_are_off(engine: Engine) -> None:
     for command in ("MONITOR", "DEBUG SLEEP 0", "DEBUG OBJECT k"):
         assert "NOPERM" in str(await engine.call(command))
+
+
+async def test_a_message_does_not_carry_the_subscribers_own_reply_out(engine: Engine) -> None:
+    """They share a block when both are made in one iteration of the event loop."""
+    assert engine.process
+    publisher = await engine.client()
+    for i in range(10):
+        subscriber = await _subscriber(engine, "SUBSCRIBE ch", resp=3)
+        engine.freeze = True
+        engine.process.send_signal(signal.SIGSTOP)
+        for client, command in ((subscriber, f"SET k{i} 1"), (publisher, "PUBLISH ch m"))[
+            :: 1 if i % 2 else -1
+        ]:
+            await client.send(command)
+        engine.process.send_signal(signal.SIGCONT)
+        assert await publisher.read() == 1
+        await engine.held(1)
+        assert b"+OK" not in subscriber.arrived()
+        await engine.thaw()
+        assert b"OK" in [await subscriber.read(), await subscriber.read()]
+        subscriber.close()
+
+
+async def test_waiting_messages_cost_nothing_to_others(programs: Path) -> None:
+    """CPU time of GETs while one message, or 20,000, wait for the bus."""
+
+    async def cost(messages: int) -> float:
+        async with engines(programs) as ((engine,),):
+            await engine.start()
+            await engine.lead()
+            publisher, reader = await engine.client(), await engine.client()
+            engine.freeze = True
+            await publisher.send("SET k 1", *["PUBLISH ch m"] * messages)
+            await until(lambda: _bus(engine, messages))
+            before = engine.cpu()
+            for _ in range(20):
+                await reader.send(*["GET other"] * 1000)
+                for _ in range(1000):
+                    assert await reader.read() is None
+            return engine.cpu() - before
+
+    assert await cost(20_000) < 2 * await cost(1) + 0.3
+
+
+async def _bus(engine: Engine, count: int) -> bool:
+    return (await engine.info())["txlog_held_bus_messages"] == str(count)
