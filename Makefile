@@ -50,7 +50,7 @@ failover-times: $(READY)
 	$(BIN)/python -m tests.faults.times
 
 compat: $(READY)
-	$(BIN)/python -m tests.compat.run --all
+	$(BIN)/python -m tests.compat.run
 
 deps:
 	@PYTHON=$(PYTHON) bash .ci/prerequisites test install
