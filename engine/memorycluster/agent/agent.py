@@ -262,7 +262,7 @@ class Agent:
             state = engine_state(status)
             self._engine = engine = Engine(control, process, state.version)
             logger.info("engine %d connected: %s at %d", process.pid, status["role"], state.offset)
-            asking = asyncio.create_task(self._keep_asking(control))
+            asking = self._spawn(self._keep_asking(control))
             try:
                 self._do(self.machine.engine_up(clock.now(), state))
                 await asyncio.wait([control.closed])

@@ -56,6 +56,13 @@ class Process:
         done, _ = await asyncio.wait([self._exited], timeout=seconds)
         return bool(done)
 
+    def close(self) -> None:
+        """Let go of the process."""
+        if not self.exited:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._exited.cancel()
+
     def kill(self) -> None:
         """Send SIGKILL."""
         if not self.exited:
@@ -85,12 +92,15 @@ class Control(asyncio.Protocol):
         """
         loop = asyncio.get_running_loop()
         transport, control = await loop.create_unix_connection(lambda: cls(on_units), str(path))
+        process = None
         try:
             process = Process(transport.get_extra_info("socket"))
             await control.command("HELLO", 3, "AUTH", user, password)
             return control, process, decode_map(await control.command("TXLOG", "ATTACH"))
         except BaseException:
             transport.close()
+            if process:
+                process.close()
             raise
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102

@@ -102,12 +102,15 @@ class Follower:
             logger.info("full sync of the engine")
             link.full_sync(replication_id(self._generation), 0, EMPTY_RDB)
         answered = resume is None
+        ended_at: int | None = None  # where the log ended when the engine was found to be ahead of it
         feed = _Units(resume or 0)
         position = Position(self._generation)
         async for item in self._read(position):
             if isinstance(item, Read):
                 position = item.position
                 data = feed.add(item)
+                if ended_at is not None:
+                    continue  # It has grown since, perhaps with other bytes than those that the engine has.
                 if not answered and position.unit_end >= feed.fed_from:
                     logger.info("the engine resumes at offset %d", resume)
                     link.resume(replication_id(self._generation))
@@ -116,8 +119,9 @@ class Follower:
                     await link.send(data)
                 self._listener.on_read(item)
             elif not answered:
-                # Not answered for as long as this lasts, so that the engine keeps what it has.
-                self._listener.on_ahead(feed.fed_from, position.unit_end)
+                # Never answered, so that the engine keeps what it has: the log may have lost it.
+                ended_at = position.unit_end if ended_at is None else ended_at
+                self._listener.on_ahead(feed.fed_from, ended_at)
             else:
                 self._listener.on_end(item)
 

@@ -66,7 +66,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "lease": round(clock.seconds(machine.deadline - now.boot), 3) if serving else None,
         "serving": serving,
         "ready": ready(agent),
-        "message": machine.reason or machine.space_refused,
+        "message": machine.reason or machine.space_refused or agent.log.trouble,
         "log": log_status(agent.health) if agent.health else None,
     }
 
@@ -77,6 +77,7 @@ def ready(agent: Agent) -> bool:
     return machine.serving(clock.now()) or (
         machine.phase in (Phase.FOLLOWING, Phase.CLAIMING)
         and machine.engine is not None
+        and machine.engine.linked
         and machine.caught_up
     )
 

@@ -16,7 +16,7 @@ What must hold, whatever is delayed, lost, repeated or restarted:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from memorycluster.agent.actions import (
@@ -277,7 +277,9 @@ class Machine:
         return self._append(self._record(Kind.RELEASE))
 
     def engine_ahead(self, now: Instant, offset: int, end: int) -> list[Action]:
-        """The engine has applied ``offset`` of this very log, which now ends at offset ``end``."""
+        """The engine has applied ``offset`` of this very log, which was found to end at offset ``end``."""
+        if self.phase is Phase.FROZEN:
+            return []
         return self._lacks(now.boot, f"the log ends at offset {end}, the engine had applied {offset}")
 
     def log_too_short(self, end: int) -> list[Action]:
@@ -681,8 +683,3 @@ class Machine:
             return []
         self.asked_log_at = now.boot
         return [ReadLast()]
-
-
-def start(node: str, lease_us: int, position: Position) -> Machine:
-    """Return the machine of an agent that has just started and knows nothing."""
-    return Machine(node=node, lease=lease_us, position=replace(position))

@@ -77,7 +77,6 @@ def plan_state(
     return old.model_copy(
         update={
             "nodes_per_shard": spec.nodes_per_shard,
-            "max_bytes": spec.log.max_bytes,
             "base_port": base,
             "ports": ports if moved else old.ports | ports,
         }

@@ -204,7 +204,7 @@ class Supervisor:
             try:
                 if wanted.created:
                     await service.verify(stream, wanted.generation)
-                    await service.grow(stream, self._manifest.spec.log.max_bytes)
+                    await self._grow_log(service, stream)
                 else:
                     await service.create(
                         stream, wanted.generation, max_bytes=self._manifest.spec.log.max_bytes
@@ -221,6 +221,14 @@ class Supervisor:
                     f"the log of shard {shard} is not the one this cluster was made with: {error}; "
                     f"restore {self._layout.root / 'log'} from a copy (nothing was changed)"
                 ) from error
+
+    async def _grow_log(self, service: LogService, stream: str) -> None:
+        """Raise the log's limit to what the manifest says; remembered once it is so."""
+        wanted = self._manifest.spec.log.max_bytes
+        await service.grow(stream, wanted)
+        if self._state.max_bytes != wanted:
+            self._state.max_bytes = wanted
+            self._directory.save(self._state)
 
     # The nodes
 

@@ -81,6 +81,9 @@ class LogHealth:
 class Log(Protocol):
     """One shard's log: contiguous messages from sequence 1, replicated and fsynced before they count."""
 
+    trouble: str
+    """Why the append in flight is still undecided; empty if it goes well."""
+
     async def append(self, data: bytes, *, sequence: int) -> None:
         """Append ``data`` as message ``sequence``; return once a majority has it on disk.
 
