@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -97,6 +99,9 @@ async def running(ours: Path, theirs: Path, root: Path, io_threads: int) -> Asyn
 
 
 async def measure(options: argparse.Namespace, console: Console) -> Report:
+    this = asyncio.current_task()
+    assert this
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # Leave no servers behind.
     effort = QUICK if options.quick else FULL
     if options.rounds:
         effort = replace(effort, rounds=options.rounds)
@@ -178,6 +183,8 @@ def main() -> int:
     except BenchError as error:
         console.print(f"[red]error:[/] {error}")
         return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 130
     if options.json:
         report.write_json(options.json)
     if options.write:
