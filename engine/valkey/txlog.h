@@ -15,6 +15,12 @@ typedef struct txlogHold {
     bool pushed;     /* Got a message from the running unit, whose end is not known yet. */
 } txlogHold;
 
+/* txlogState.paused: expiry and eviction would only add bytes. */
+enum {
+    TXLOG_BEHIND = 1, /* Above the limit: a read that meets an expired key still deletes it. */
+    TXLOG_PAUSED = 2  /* No lease, or the log is full. */
+};
+
 struct txlogState {
     /* Configuration. */
     int enabled;
@@ -28,7 +34,7 @@ struct txlogState {
     /* State. */
     int logged;          /* enabled && !autoack: there is an agent, and it is the authority. */
     int promoting;       /* TXLOG PROMOTE is running: the one way to become the leader. */
-    int paused;          /* No lease, above the limit or full: expiry and eviction would only add bytes. */
+    int paused;          /* TXLOG_PAUSED, TXLOG_BEHIND or 0. */
     int unit_open;       /* The running unit was propagated, or has sent messages. */
     client *checked;     /* Its last read command was let through, by a lease checked after... */
     long long checked_reads; /* ...so many reads from sockets. */

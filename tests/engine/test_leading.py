@@ -163,6 +163,13 @@ async def test_the_stream_is_for_the_agent_only_and_never_a_full_sync(engine: En
     assert "NOPERM" in str(await remote.call("TXLOG STATUS"))
 
 
+async def test_the_agents_password_is_not_told(engine: Engine) -> None:
+    everything = await engine.call("CONFIG GET *")
+    assert PASSWORD.encode() not in everything
+    assert await engine.call("CONFIG GET primaryauth") == [b"primaryauth", b""]
+    assert PASSWORD.encode() not in await engine.call("CONFIG GET masterauth")
+
+
 async def test_a_newer_stream_replaces_the_older_one_and_repeats_what_did_not_commit(engine: Engine) -> None:
     await engine.call("SET k 1")
     committed = engine.committed

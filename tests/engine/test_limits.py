@@ -100,6 +100,25 @@ async def _offset_beyond(engine: Engine, offset: int) -> bool:
     return bool((await engine.status())["offset"] > offset)
 
 
+async def test_above_the_limit_a_read_of_an_expired_key_waits_for_its_deletion(
+    programs: Path,
+) -> None:
+    async with engines(programs) as ((engine,),):
+        await engine.start(txlog_uncommitted_limit="10000")
+        await engine.lead()
+        await engine.call("SET k 1 PX 200")
+        client, reader = await engine.client(), await engine.client()
+        engine.freeze = True
+        await client.send(("SET", "big", "x" * 20000))
+        await engine.held(1)
+        await asyncio.sleep(0.25)
+        await reader.send("GET k")
+        await engine.held(2)
+        assert reader.silent
+        await engine.thaw()
+        assert await reader.read() is None
+
+
 async def test_the_backlog_keeps_what_is_not_committed(engine: Engine) -> None:
     await engine.configure("repl-backlog-size", "16384")
     await engine.call("SET k 1")
