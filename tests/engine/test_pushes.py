@@ -223,22 +223,3 @@ async def test_waiting_messages_cost_nothing_to_others(programs: Path) -> None:
 
 async def _bus(engine: Engine, count: int) -> bool:
     return (await engine.info())["txlog_held_bus_messages"] == str(count)
-
-
-async def test_an_eviction_is_told_to_the_client_that_causes_it_once_it_commits(engine: Engine) -> None:
-    client, filler = await engine.client(resp=3), await engine.client()
-    await filler.call("CONFIG SET notify-keyspace-events KEA maxmemory-policy allkeys-random")
-    for number in range(50):
-        await filler.call("SET", f"{{t}}{number}", "x" * 20_000)
-    await client.call("PSUBSCRIBE __keyevent*:evicted")
-    engine.freeze = True
-    memory = await engine.info("memory")
-    limit = int(memory["used_memory"]) - int(memory["mem_not_counted_for_evict"]) + 300_000
-    await filler.call("CONFIG SET maxmemory", limit)
-    await filler.send(("SETRANGE", "{t}big", "900000", "x"))
-    await engine.held(1)
-    await client.send("GET {t}none")
-    await engine.held(2)  # Its reply stands behind what the eviction has to say.
-    assert client.silent
-    await engine.thaw()
-    assert isinstance(await client.read(), Push)
