@@ -35,6 +35,9 @@ from memorycluster.valkey.build import build as build_engine
 FAILED, MISUSED = 1, 2
 """Exit statuses: it went wrong; it can't be done as it was asked for."""
 
+SUCCESSOR_WITHIN = 30.0
+"""Seconds for which `failover` waits for a replica that could take over."""
+
 STOP_PATIENCE = 90.0
 """Seconds for a cluster to stop in order."""
 
@@ -251,6 +254,10 @@ def failover(
     if to == seen.primary:
         console().print(f"shard {shard}: {to} is primary already", markup=False)
         return
+    if not _wait_for_successor(layout, state, shard, to):
+        waiting = f"{to} is not" if to else f"no replica of shard {shard} is"
+        _complain(f"{waiting} ready to take over; see `memorycluster status`")
+        raise typer.Exit(FAILED)
     socket = layout.node(plan_topology(state).node(seen.primary)).agent_socket
     started = time.monotonic()
     now = asyncio.run(fail_over(socket, to))
@@ -259,6 +266,17 @@ def failover(
         f"shard {shard}: {now['leader']} is primary (epoch {now['epoch']}), after {took * 1000:.0f} ms",
         markup=False,
     )
+
+
+def _wait_for_successor(layout: Layout, state: State, shard: int, to: str | None) -> bool:
+    """Wait until ``to``, or any replica, could take over: the primary's engine ends when it gives way."""
+    deadline = time.monotonic() + SUCCESSOR_WITHIN
+    while time.monotonic() < deadline:
+        seen = asyncio.run(_observe(layout, state)).shards[shard]
+        if any(node.ready and node.name != seen.primary and to in (None, node.name) for node in seen.nodes):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 @app.command()

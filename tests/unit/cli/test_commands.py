@@ -6,6 +6,7 @@ import pytest
 
 from memorycluster.cli import find, main
 from memorycluster.local.layout import Layout
+from memorycluster.local.ports import free_base
 from memorycluster.local.state import DataDirectory, ShardState, State
 
 MANIFEST = "apiVersion: memorycluster.io/v1alpha1\nkind: MemoryCluster\nmetadata: {name: demo}\n"
@@ -88,14 +89,13 @@ def test_a_bad_manifest_is_one_line_and_exit_status_2(
 def test_a_port_in_use_is_one_line_and_nothing_is_written(
     command: Command, manifest: Path, tmp_path: Path, detach: list[str]
 ) -> None:
+    base = free_base(60)  # Not among the ports that the kernel gives to connections.
+    port = base + 2
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", port))
         other.listen()
-        port = other.getsockname()[1]
         root = tmp_path / "data"
-        exit_status, _, errors = command(
-            "run", manifest, "--data-dir", root, "--base-port", port - 2, *detach
-        )
+        exit_status, _, errors = command("run", manifest, "--data-dir", root, "--base-port", base, *detach)
     assert exit_status == 2
     assert errors.startswith(f"error: port {port} (clients of demo-0-2) is in use")
     assert errors.count("\n") == 1
