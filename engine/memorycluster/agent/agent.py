@@ -69,7 +69,7 @@ class Agent:
         self._replication_id = replication_id(config.generation)
         self._engine: Engine | None = None
         self._stream: Stream | None = None
-        """Of the newest promoted engine; what it holds can be appended even after that engine's death."""
+        """Of the newest promoted engine. It keeps what has arrived, also when its connection has gone."""
         self._ending: asyncio.Task[None] | None = None
         self._ask = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
