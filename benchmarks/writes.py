@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 from uuid import UUID
-
-import nats
 
 from benchmarks.figures import Goal, Ratio, Section, in_turn, middle, short
 from benchmarks.load import Closed, Flow, benchmark, flows
@@ -20,6 +17,7 @@ from benchmarks.systems import VALUE, Durable, System
 from memorycluster.log.nats import NatsLog
 from memorycluster.log.record import Kind, Record, extend_crc
 from memorycluster.log.service import stream_config
+from memorycluster.log.wire import Link
 
 
 async def set_throughput(
@@ -199,11 +197,10 @@ async def single_client(ours: Durable, *, rounds: int, seconds: float) -> Sectio
 
 async def _make_stream(server: str, like: str, login: dict[str, str]) -> None:
     """Make the stream ``STREAM`` in the log service, led by the server that leads ``like``."""
-    client = await nats.connect(server, **login)
+    link = Link([server], name="benchmark", **login)
 
     async def ask(what: str, **question: Any) -> dict[str, Any]:
-        answer = await client.request(f"$JS.API.STREAM.{what}", json.dumps(question).encode(), timeout=10)
-        said: dict[str, Any] = json.loads(answer.data)
+        said = await link.ask(f"STREAM.{what}", question, within=10)
         if "error" in said and said["error"].get("err_code") != 10059:  # there is no such stream
             raise BenchError(f"log service: {what}: {said['error']['description']}")
         return said
@@ -219,7 +216,7 @@ async def _make_stream(server: str, like: str, login: dict[str, str]) -> None:
                 await ask(f"LEADER.STEPDOWN.{STREAM}", placement={"preferred": leader})
                 await asyncio.sleep(0.5)
     finally:
-        await client.close()
+        await link.close()
 
 
 async def cpu_shares(ours: Durable, *, rounds: int, seconds: float) -> Section:

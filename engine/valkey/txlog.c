@@ -666,7 +666,7 @@ void txlogBeforeSleep(void) {
         return;
     }
     if (txlog.autoack) {
-        if (!server.repl_backlog) { /* As for a first replica: what came before is not in it. */
+        if (!server.repl_backlog && iAmPrimary()) { /* As for a first replica: what came before is not in it. */
             changeReplicationId();
             clearReplicationId2();
             createReplicationBacklog();

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import psutil
 import pytest
 import redis
 import yaml
 from tests.local.harness import Cluster, short_directory, until
+
+from memorycluster.log.wire import Link
 
 LEASE = 2.0
 
@@ -139,6 +143,42 @@ def test_a_frozen_engine_loses_its_lease_though_its_agent_lives(cluster: Cluster
         until(lambda: client.get("frozen") == b"2", "the ended engine follows")
 
 
+def test_a_node_that_lost_engine_and_agent_says_so_long_before_its_lease_ends() -> None:
+    """The agent's successor finds that the engine which was promoted has exited: 1.2 leases are 72 s here."""
+    with short_directory() as directory:
+        cluster = Cluster(directory, name="both", zones=1, replicasPerShard=1, failover={"lease": "60s"})
+        try:
+            cluster.start()
+            for turn in range(2):
+                leader = primary(cluster)
+                with connect(cluster, leader) as client:
+                    assert client.set(f"both:{turn}", "1")
+                process(cluster, leader, "memorycluster.agent").kill()
+                process(cluster, leader, "valkey-server").kill()
+                until(
+                    lambda leader=leader: cluster.status()["shards"][0]["primary"] not in (None, leader),
+                    "another primary",
+                    patience=40,
+                )
+                with connect(cluster, primary(cluster)) as client:
+                    assert client.get(f"both:{turn}") == b"1"
+            cluster.stop()
+        finally:
+            cluster.end()
+
+
+def test_a_live_engine_is_never_taken_for_an_exited_one(cluster: Cluster) -> None:
+    """Its agent dies while it stands still: it may go on with its lease, so the followers wait that out."""
+    leader = primary(cluster)
+    engine = process(cluster, leader, "valkey-server")
+    engine.send_signal(signal.SIGSTOP)
+    process(cluster, leader, "memorycluster.agent").kill()
+    until(lambda: cluster.status()["shards"][0]["primary"] not in (None, leader), "another primary")
+    assert "has exited" not in agent_log(cluster, leader).rpartition("-> leading")[2]
+    engine.send_signal(signal.SIGCONT)
+    until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, "it is ended")
+
+
 def test_no_ordinary_client_can_pose_as_the_engine_at_the_agent(cluster: Cluster) -> None:
     config = Path(cluster.data) / "nodes" / replica(cluster) / "agent.yaml"
     port = yaml.safe_load(config.read_text())["follow_port"]
@@ -151,7 +191,9 @@ def test_no_ordinary_client_can_pose_as_the_engine_at_the_agent(cluster: Cluster
 
 def test_a_full_log_refuses_writes_serves_reads_and_can_grow() -> None:
     with short_directory() as directory:
-        cluster = Cluster(directory, name="full", zones=1, replicasPerShard=0, log={"maxBytes": "64Mi"})
+        nowhere = {"store": {"directory": {"path": "/proc/nowhere"}}}  # Else snapshots would make room.
+        spec = {"replicasPerShard": 0, "snapshots": nowhere}
+        cluster = Cluster(directory, name="full", zones=1, log={"maxBytes": "64Mi"}, **spec)
         try:
             cluster.start()
             with connect(cluster, primary(cluster)) as client:
@@ -162,7 +204,7 @@ def test_a_full_log_refuses_writes_serves_reads_and_can_grow() -> None:
                 assert client.get("fill:0") == value(1 << 20), "reads go on"
                 assert "raise its limit" in str(cluster.status())
             cluster.stop()
-            cluster.change(replicasPerShard=0, log={"maxBytes": "96Mi"})
+            cluster.change(log={"maxBytes": "96Mi"}, **spec)
             cluster.start()
             with connect(cluster, primary(cluster)) as client:
                 assert client.set("more", "1")
@@ -170,6 +212,43 @@ def test_a_full_log_refuses_writes_serves_reads_and_can_grow() -> None:
             cluster.stop()
         finally:
             cluster.end()
+
+
+def test_a_log_that_is_gone_is_told_and_never_made_anew() -> None:
+    with short_directory() as directory:
+        cluster = Cluster(directory, name="gone", zones=1, replicasPerShard=1, failover={"lease": "1s"})
+        try:
+            cluster.start()
+            leader, follower = primary(cluster), replica(cluster)
+            client = connect(cluster, leader)
+            config = yaml.safe_load((Path(cluster.data) / "nodes" / leader / "agent.yaml").read_text())
+            asyncio.run(ask_log(config, f"STREAM.DELETE.{config['stream']}"))
+
+            def told(node: str) -> bool:
+                nodes = {each["name"]: each for each in cluster.status()["shards"][0]["nodes"]}
+                return "stream not found" in nodes[node]["message"]
+
+            until(lambda: told(leader), "the leader's agent says so")
+            until(lambda: told(follower), "the follower's agent says so")
+            until(lambda: cluster.status()["phase"] == "Unavailable", "it serves no more")
+            assert "stream not found" in cluster.status()["conditions"][0]["message"]
+            with client, pytest.raises(redis.ResponseError, match="lease"):
+                client.set("gone", "1")
+            answer = asyncio.run(ask_log(config, f"STREAM.INFO.{config['stream']}"))
+            assert answer["error"]["description"] == "stream not found"
+        finally:
+            cluster.end()
+
+
+async def ask_log(config: dict[str, Any], what: str) -> dict[str, Any]:
+    """Ask the log service what only a careless human would."""
+    link = Link(
+        config["log_servers"], user=config["log_user"], password=config["log_password"], name="careless"
+    )
+    try:
+        return await link.ask(what, within=10)
+    finally:
+        await link.close()
 
 
 def fill(client: redis.Redis) -> int:

@@ -74,10 +74,19 @@ def _fill(client: Any) -> None:
         client.set(f"lasting:{i}", "x")
 
 
-def _limit(client: Any, policy: str) -> int:
-    """Leave ROOM bytes above what is used now."""
+def _empty(client: Any, seconds: float = 30) -> None:
+    """Delete all keys, and wait until their memory is free: a thread frees it, later on a busy machine."""
     client.config_set("maxmemory", 0)
     client.flushall()
+    deadline = time.monotonic() + seconds
+    while int(client.info("memory")["lazyfree_pending_objects"]):
+        assert time.monotonic() < deadline, "the memory of what was flushed is not free"
+        time.sleep(0.01)
+
+
+def _limit(client: Any, policy: str) -> int:
+    """Leave ROOM bytes above what is used now."""
+    _empty(client)
     client.config_set("maxmemory-policy", policy)
     limit = _counted(client) + ROOM
     client.config_set("maxmemory", limit)
@@ -110,8 +119,7 @@ def test_without_anything_to_evict_writes_are_refused(server: Any, policy: str) 
 
 def test_the_replication_buffer_evicts_nothing(server: Any) -> None:
     """What the log has yet to read comes on top of maxmemory: it must not push out anybody's keys."""
-    server.config_set("maxmemory", 0)
-    server.flushall()
+    _empty(server)
     server.set("kept", "x")
     server.config_set("maxmemory-policy", "allkeys-random")
     server.config_set("maxmemory", _counted(server) + ROOM)

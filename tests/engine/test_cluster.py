@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.engine.agent import Engine, engines, until
+from tests.engine.resp import Client
 
 HALF = ((0, 8191), (8192, 16383))
 KEYS = ("b", "a")
@@ -177,3 +178,70 @@ async def test_a_shard_of_one_engine(engine: Engine) -> None:
     assert await engine.call("SET k 1") == b"OK"
     assert await _view(engine) == {engine.node.id: ("master", "-", "0-16383")}
     assert b"cluster_state:ok" in await engine.call("CLUSTER INFO")
+
+
+BY_NAME = {"cluster_preferred_endpoint_type": "hostname"}
+"""Clients are told hostnames, as on Kubernetes."""
+
+
+async def test_clients_are_sent_to_the_address_of_who_has_no_name(programs: Path) -> None:
+    """Never to the host "?", whom no client can find."""
+    async with engines(programs, shards=2) as ((observer,), (leader,)):
+        await asyncio.gather(observer.start(**BY_NAME), leader.start(**BY_NAME))
+        await observer.lead(epoch=1, slots=HALF[0])
+        await leader.lead(epoch=1, slots=HALF[1])
+        host, port = leader.node.host, leader.node.port
+        assert await _endpoint(await observer.client(), leader) == host
+        assert str(await observer.call("GET", KEYS[1])) == f"MOVED 15495 {host}:{port}"
+        [slots] = [each for each in await observer.call("CLUSTER SLOTS") if each[0] == HALF[1][0]]
+        assert slots[2][0] == host.encode()
+
+
+async def test_a_name_is_kept_while_its_node_restarts(programs: Path) -> None:
+    """The first message over a new link carries no name; which is no news."""
+    async with engines(programs, shards=2) as ((observer,), (leader,)):
+        name = {"cluster_announce_hostname": "leader.test"}
+        await asyncio.gather(observer.start(**BY_NAME), leader.start(**BY_NAME, **name))
+        told: set[str] = set()
+
+        async def ask() -> None:
+            client = await observer.client()
+            while True:
+                told.add(await _endpoint(client, leader))
+
+        client = await observer.client()
+        await until(lambda: _is_told(client, leader, "leader.test"), seconds=20)
+        asking = asyncio.create_task(ask())
+
+        async def restart() -> None:
+            await leader.kill()
+            await leader.start(**BY_NAME, **name)
+            theirs = await leader.client()
+            await until(lambda: _linked(theirs, observer), seconds=20, what="the node is back")
+            await until(lambda: _linked(client, leader), seconds=20, what="and seen again")
+
+        for _ in range(5):
+            await restart()
+        assert not asking.done()
+        asking.cancel()
+        assert told == {"leader.test"}
+
+
+async def _endpoint(client: Client, engine: Engine) -> str:
+    """Return where a client of another engine would look for ``engine``."""
+    for shard in await client.call("CLUSTER SHARDS"):
+        for each in dict(zip(shard[::2], shard[1::2], strict=True))[b"nodes"]:
+            node = dict(zip(each[::2], each[1::2], strict=True))
+            if node[b"id"].decode() == engine.node.id:
+                endpoint: bytes = node[b"endpoint"]
+                return endpoint.decode()
+    raise AssertionError(f"{engine.node.name} is not there")
+
+
+async def _is_told(client: Client, engine: Engine, endpoint: str) -> bool:
+    return await _endpoint(client, engine) == endpoint
+
+
+async def _linked(client: Client, engine: Engine) -> bool:
+    lines = (await client.call("CLUSTER NODES")).decode().splitlines()
+    return any(line.startswith(engine.node.id) and " connected" in line for line in lines)

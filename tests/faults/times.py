@@ -52,20 +52,16 @@ def after_election(_: float, election: float) -> float:
     return election + 1.5
 
 
-def after_both(lease: float, election: float) -> float:
-    return max(election + 1.5, 1.2 * lease + 1)
-
-
 TARGETS = [
     Target("primary engine killed", lambda node, _: [node.engine], at_once),
     Target("primary's agent killed", lambda node, _: [node.agent], at_once),
-    Target("both killed", lambda node, _: [node.engine, node.agent], after_lease),
+    Target("both killed", lambda node, _: [node.engine, node.agent], at_once),
     Target("primary engine paused", lambda node, _: [node.engine], after_lease, pauses=True),
     Target("primary's agent paused", lambda node, _: [node.agent], after_lease, pauses=True),
     Target("both paused", lambda node, _: [node.engine, node.agent], after_lease, pauses=True),
     Target("log's leader killed", lambda _, log: [log], after_election),
     Target("log's leader and primary engine killed", lambda node, log: [log, node.engine], after_election),
-    Target("log's leader and both killed", lambda node, log: [log, node.engine, node.agent], after_both),
+    Target("log's leader and both killed", lambda node, log: [log, node.engine, node.agent], after_election),
 ]
 
 

@@ -92,6 +92,7 @@ def test_status_json_is_the_resource(cluster: Cluster) -> None:
         "Ready": "True",
         "Redundant": "True",
         "LogIntact": "True",
+        "SnapshotsCurrent": "True",
     }
 
 

@@ -8,31 +8,21 @@ from collections.abc import AsyncIterator, Iterator
 from uuid import UUID, uuid4
 
 import pytest
-from tests.log.servers import Service, running
+from tests.log.servers import Service, kept_running
 
 from memorycluster.log.nats import NatsLog
 
 MAX_BYTES = 256 << 20
 
 
-def _running(size: int) -> Iterator[Service]:
-    with asyncio.Runner() as runner:
-        context = running(size)
-        service = runner.run(context.__aenter__())
-        try:
-            yield service
-        finally:
-            runner.run(context.__aexit__(None, None, None))
-
-
 @pytest.fixture(scope="session")
 def one_server() -> Iterator[Service]:
-    yield from _running(1)
+    yield from kept_running(1)
 
 
 @pytest.fixture(scope="session")
 def three_servers() -> Iterator[Service]:
-    yield from _running(3)
+    yield from kept_running(3)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import aiohttp
 from memorycluster.log.nats import NatsLog
 from memorycluster.log.server import Server, find_server, server_conf
 from memorycluster.log.service import LogService
+from memorycluster.log.wire import failure
 
 USER, PASSWORD = "log", "pass/word"
 MAX_FILE_STORE = 64 << 30
@@ -147,7 +148,9 @@ class Service:
 
     async def delete(self, stream: str) -> None:
         async with self.log(stream) as log:
-            assert (await log._patiently(lambda: log._link.ask(f"STREAM.DELETE.{stream}")))["success"]
+            answer = await log._patiently(lambda: log._link.ask(f"STREAM.DELETE.{stream}"))
+            if "error" in answer:
+                raise failure(stream, answer["error"])
 
     async def varz(self, name: str, path: str = "varz") -> dict[str, Any]:
         server = next(server for server in self.servers if server.name == name)
@@ -186,3 +189,14 @@ async def running(size: int, *, change: Callable[[str], str] = lambda conf: conf
     finally:
         await service.close()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def kept_running(size: int) -> Iterator[Service]:
+    """Yield a log service for many tests: it outlives the event loop of each."""
+    with asyncio.Runner() as runner:
+        context = running(size)
+        service = runner.run(context.__aenter__())
+        try:
+            yield service
+        finally:
+            runner.run(context.__aexit__(None, None, None))

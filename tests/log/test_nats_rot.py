@@ -146,6 +146,34 @@ async def test_rot_that_no_server_has_noticed_is_brought_to_light_by_scrubbing(t
             assert not await admin.scrub(shard.stream, member, rate=1e9)
 
 
+async def test_rot_that_a_reader_meets_is_told_and_healed(three: Service) -> None:
+    async with filled(three) as (shard, _, _), three.service() as admin:
+        healer = Healer(admin, three.names, servers := Servers(three))
+        leader = await shard.leader()
+        rotten, sound = (name for name in three.names if name != leader)
+        await three.stop(rotten)
+        three.start(rotten)
+        await three.ready()
+        flip_a_bit(blocks(shard, rotten)[0])
+        healer.suspect(sound, shard.stream, 5)
+        assert (await healer.step()).kind is Kind.NOTHING
+        reader = await shard.client()
+        async with asyncio.timeout(60):
+            while not reader.findings.recent():  # each feed is on any of the members
+                assert len(await follow_to(reader, shard, RECORDS + 2)) == RECORDS + 2
+        (found,) = reader.findings.recent()
+        assert found.member == rotten
+        assert f"log record {found.sequence}: missing" in found.reason
+        healer.suspect(found.member, shard.stream, found.sequence)
+        async with asyncio.timeout(60):
+            while (await healer.step()).kind is not Kind.NOTHING:
+                await asyncio.sleep(0.2)
+        assert servers.wiped == [rotten]
+        healer.suspect(found.member, shard.stream, found.sequence)
+        assert (await healer.step()).kind is Kind.NOTHING
+        assert not await admin.scrub(shard.stream, rotten, rate=1e9)
+
+
 async def test_no_member_is_wiped_while_another_is_away(three: Service) -> None:
     async with filled(three) as (shard, log, _), three.service() as admin:
         healer = Healer(admin, three.names, servers := Servers(three))

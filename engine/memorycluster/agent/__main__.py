@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -16,13 +17,18 @@ from pydantic import ValidationError
 
 from memorycluster.agent.agent import Agent
 from memorycluster.agent.config import AgentConfig
+from memorycluster.agent.machine import Phase
 from memorycluster.log.nats import NatsLog
+
+HASTE = 0.3
+"""Seconds in which an agent that may have led has something better to do than to load the HTTP API."""
 
 STOP_PATIENCE = 10.0
 """Seconds that a stopping leader takes at most to give its leadership away."""
 
 
 async def _run(config: AgentConfig) -> None:
+    gc.freeze()  # What has been loaded stays: looking through it for garbage takes longer than a write may.
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -34,17 +40,25 @@ async def _run(config: AgentConfig) -> None:
     )
     agent = Agent(config, log)
     running = asyncio.create_task(agent.run())
-    serving = asyncio.create_task(_serve_api(agent, config.api_socket))
+    serving = asyncio.create_task(_serve_api(agent))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([running, serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         for task in (running, serving):
             if task.done():
                 task.result()
-        async with asyncio.timeout(STOP_PATIENCE):
-            await agent.give_away("")
-    except TimeoutError:
-        logging.warning("stopping without having given leadership away: its lease must lapse")
+        try:
+            async with asyncio.timeout(STOP_PATIENCE):
+                await agent.give_away("")
+        except TimeoutError:
+            logging.warning("stopping without having given leadership away: its lease must lapse")
+        if agent.machine.phase is Phase.FROZEN:
+            # Whoever means it sends SIGKILL, as Kubernetes does at the end of a pod's grace.
+            logging.error(
+                "ALARM: frozen, so not stopping: its engine may hold the only copy of what was lost"
+            )
+            thawed = asyncio.create_task(agent.thawed())
+            await asyncio.wait([running, serving, thawed], return_when=asyncio.FIRST_COMPLETED)
     finally:
         running.cancel()
         serving.cancel()
@@ -52,7 +66,7 @@ async def _run(config: AgentConfig) -> None:
         await log.close()
 
 
-async def _serve_api(agent: Agent, socket: Path) -> None:
+async def _serve_api(agent: Agent) -> None:
     """Serve the HTTP API until cancelled."""
 
     def load() -> ModuleType:
@@ -61,8 +75,11 @@ async def _serve_api(agent: Agent, socket: Path) -> None:
         return http
 
     # The library takes as long to load as all the rest: no failover is to wait for it.
+    if agent.config.promotion.exists():
+        await asyncio.sleep(HASTE)
     http = await asyncio.to_thread(load)
-    await http.serve(agent, socket)
+    gc.freeze()
+    await http.serve(agent)
 
 
 def main() -> int:

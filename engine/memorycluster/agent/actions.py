@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memorycluster.log.chain import Position
 from memorycluster.log.record import Flags, Kind
 
 
@@ -104,6 +105,17 @@ class ReadNext:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeze:
+    """Keep the engine's memory as it is: feed it nothing more, and note it for a successor."""
+
+    reason: str
+    epoch: int
+    """In which this agent led; 0: it did not."""
+    position: Position
+    """Up to which it knows the log."""
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """A human should look: say so in the log, the status and the metrics."""
 
@@ -122,5 +134,6 @@ Action = (
     | EndEngine
     | ReadLast
     | ReadNext
+    | Freeze
     | Alarm
 )

@@ -21,6 +21,9 @@ Reply = Any
 """What an engine answers: int, bytes, None, list, dict."""
 
 
+READ_SIZE = 256 * 1024
+
+
 class EngineError(Exception):
     """The engine answered with an error, or its connection broke."""
 
@@ -31,15 +34,23 @@ def encode(*args: str | bytes | int) -> bytes:
 
 
 class Process:
-    """The engine's process: the one that answers at the other end of a unix socket."""
+    """An engine's process."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Take hold of the peer of ``sock``: a later process with the same pid is not mistaken for it."""
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        self.pid: int = struct.unpack("3i", credentials)[0]
-        self._fd = os.pidfd_open(self.pid)
+    def __init__(self, pid: int) -> None:
+        """Take hold of process ``pid``: a later one with the same pid is not mistaken for it.
+
+        :raises ProcessLookupError: there is none. :raises OSError: it is not known whether there is.
+        """
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
         self._exited = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(self._fd, self._on_exit)
+
+    @classmethod
+    def of_peer(cls, sock: socket.socket) -> Process:
+        """Return the process at the other end of a unix socket."""
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return cls(struct.unpack("3i", credentials)[0])
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._fd)
@@ -70,14 +81,44 @@ class Process:
                 signal.pidfd_send_signal(self._fd, signal.SIGKILL)
 
 
-class Control(asyncio.Protocol):
+class Channel(asyncio.Protocol):
+    """A connection whose reading can be put off until it is wanted."""
+
+    _transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        # uvloop's transports are not of asyncio's class
+        self._transport = cast(asyncio.Transport, transport)
+
+    def put_off(self) -> None:
+        """Read nothing more until ``read_now``, ``read_on``."""
+        if self._transport and not self._transport.is_closing() and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def read_now(self) -> None:
+        """Read what has arrived since reading was put off; it stays put off."""
+        if self._transport is None or self._transport.is_closing() or self._transport.is_reading():
+            return
+        fd = self._transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError):  # There is nothing; what else there may be is met when reading on.
+            while data := os.read(fd, READ_SIZE):
+                self.data_received(data)
+                if len(data) < READ_SIZE:
+                    return
+
+    def read_on(self) -> None:
+        """Read as it arrives."""
+        if self._transport and not self._transport.is_closing() and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+
+class Control(Channel):
     """The control channel (RESP3)."""
 
     def __init__(self, on_units: Callable[[list[int]], None]) -> None:
         self._on_units = on_units
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._waiting: deque[asyncio.Future[Reply]] = deque()
-        self._transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -94,7 +135,7 @@ class Control(asyncio.Protocol):
         transport, control = await loop.create_unix_connection(lambda: cls(on_units), str(path))
         process = None
         try:
-            process = Process(transport.get_extra_info("socket"))
+            process = Process.of_peer(transport.get_extra_info("socket"))
             await control.command("HELLO", 3, "AUTH", user, password)
             return control, process, decode_map(await control.command("TXLOG", "ATTACH"))
         except BaseException:
@@ -102,10 +143,6 @@ class Control(asyncio.Protocol):
             if process:
                 process.close()
             raise
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        # uvloop's transports are not of asyncio's class
-        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         self._reader.feed(data)
@@ -150,7 +187,7 @@ class Control(asyncio.Protocol):
             self._transport.close()
 
 
-class Stream(asyncio.Protocol):
+class Stream(Channel):
     """The engine's replication stream (RESP2), and what of it is not yet committed."""
 
     def __init__(self, on_data: Callable[[int], None]) -> None:
@@ -159,7 +196,6 @@ class Stream(asyncio.Protocol):
         self._start = 0
         self._attached = False
         self._lines: asyncio.Queue[bytes] | None = asyncio.Queue()
-        self._transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -209,10 +245,6 @@ class Stream(asyncio.Protocol):
                 raise EngineError("the engine closed the stream")
             if line:
                 return line
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
-        # uvloop's transports are not of asyncio's class
-        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         self._buffer += data

@@ -26,6 +26,7 @@ from memorycluster.agent.actions import (
     AskEngine,
     Commit,
     EndEngine,
+    Freeze,
     Lease,
     Promote,
     ReadLast,
@@ -95,6 +96,15 @@ class EngineState:
     """A follower: its replication link to its agent is up, so its offset is one of this log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """An epoch that an agent of this node claimed in an earlier life, and whose only engine has exited."""
+
+    epoch: int
+    nonce: int
+    """Of that agent's records: an epoch of this number that another process claimed is another one."""
+
+
 @dataclass(slots=True)
 class Machine:
     """The state of one agent."""
@@ -129,6 +139,8 @@ class Machine:
     corrupt: bool = False
     lacks_since: int | None = None
     """Since when the log has not shown what is known to be in it."""
+    orphan: Orphan | None = None
+    """What may be left to release in the name of a predecessor."""
     read_on: Position | None = None
     """What has been read while it did not follow: a new engine's reader may be ahead of a slow append."""
 
@@ -166,15 +178,22 @@ class Machine:
 
     def log_read(self, now: Instant, read: Read) -> list[Action]:
         """A record has been read and accepted by the chain's rule."""
+        return self._read_to(now, read.position)
+
+    def log_vouched(self, now: Instant, position: Position) -> list[Action]:
+        """A verified snapshot vouches for ``position``: the log is read from there on."""
+        return self._read_to(now, position)
+
+    def _read_to(self, now: Instant, position: Position) -> list[Action]:
         if self.phase not in (Phase.FOLLOWING, Phase.CLAIMING):
-            self.read_on = read.position
+            self.read_on = position
             return []
-        if read.position.sequence <= self.position.sequence:
+        if position.sequence <= self.position.sequence:
             # Known: our own claim, or the log is read again for a new engine.
-            if read.position.sequence == self.position.sequence and read.position != self.position:
-                return self._freeze(f"log record {read.position.sequence} is not the one that was there")
+            if position.sequence == self.position.sequence and position != self.position:
+                return self._freeze(f"log record {position.sequence} is not the one that was there")
             return []
-        self.position = read.position
+        self.position = position
         self.quiet_since = self.heard_at = now.boot
         self.end_at = None
         actions = self._clear_alarm()
@@ -220,6 +239,8 @@ class Machine:
             # Asked for by a lapsed leader. The record may be its own, not yet acknowledged.
             over = record.epoch > self.epoch
             return self._end_engine(f"epoch {record.epoch} has begun") if over else []
+        if self.phase is Phase.FOLLOWING:
+            return self._release_orphan(record)
         if self.phase is Phase.DEPOSED:
             return self._refused_by_none(record)
         if self.phase is not Phase.INHERITING or not self.silent or self.engine is None or self.in_flight:
@@ -237,16 +258,7 @@ class Machine:
         self.lacks_since = None
         if record.epoch > self.engine.epoch or record.kind is Kind.RELEASE:
             return self._end_engine(f"epoch {self.engine.epoch} is over", flush=True)
-        return self._append(
-            Append(
-                Kind.RELEASE,
-                record.sequence + 1,
-                record.epoch,
-                record.end,
-                record.end,
-                crc=record.running_crc,
-            )
-        )
+        return self._append(self._release_after(record))
 
     def log_next(self, now: Instant, sequence: int, record: Record | None) -> list[Action]:
         """Answer to ReadNext(sequence): the record after it; None: the log ends there."""
@@ -275,6 +287,18 @@ class Machine:
             return self._freeze(f"log record {at.sequence} is not the one that was there")
         self.lacks_since, self.phase = None, Phase.RELEASING
         return self._append(self._record(Kind.RELEASE))
+
+    def _release_orphan(self, last: Record) -> list[Action]:
+        """Release what the predecessor led, if that is still the log's newest epoch."""
+        orphan = self.orphan
+        if orphan is None or self.in_flight is not None:
+            return []
+        if last.epoch < orphan.epoch:
+            return []  # Said by a member that is behind, so ask again: the claim was committed.
+        if (last.epoch, last.nonce) != (orphan.epoch, orphan.nonce) or last.kind is Kind.RELEASE:
+            self.orphan = None
+            return []
+        return self._append(self._release_after(last))
 
     def engine_ahead(self, now: Instant, offset: int, end: int) -> list[Action]:
         """The engine has applied ``offset`` of this very log, which was found to end at offset ``end``."""
@@ -318,13 +342,17 @@ class Machine:
         self.in_flight, sent, self.first_sent = None, self.first_sent, None
         self.space_used += len(record.payload) + RECORD_COST
         if self.phase is Phase.INHERITING:
+            if self.engine is not None and record.epoch < self.engine.epoch:
+                return []  # The release of an orphan: its engine is not this one.
             return self._end_engine("leadership released", flush=True)
         if self.phase is Phase.CLAIMING and record.sequence <= self.position.sequence:
             if record.sequence == self.position.sequence:
                 return self._claimed(now)
             return self._to_following()  # Read on since: somebody has claimed after us.
-        if self.phase is Phase.FOLLOWING:
-            return []  # Given up while in flight; the reader will meet it.
+        if self.phase in (Phase.FOLLOWING, Phase.FROZEN):
+            if record.kind is Kind.RELEASE:
+                self.orphan = None
+            return []  # An orphan's release, or given up while in flight; the reader will meet it.
         try:
             self.position = accept(self.position, record.sequence, record).position
         except LogCorrupt as error:
@@ -362,6 +390,8 @@ class Machine:
         self._not_caught_up()
         if self.phase is Phase.DEPOSED and not self.silent:
             return [Revoke(self.epoch)]  # The connection broke before it was acknowledged.
+        if self.phase is Phase.FROZEN:  # The connection broke, or its agent ended, before it was told.
+            return [Revoke(state.epoch) if state.leads else Reads(False, self.reason)]
         if self.phase is not Phase.FOLLOWING:
             return []
         if not state.leads:
@@ -426,6 +456,28 @@ class Machine:
             return self._to_following()
         return []
 
+    def orphaned(self, now: Instant, epoch: int, nonce: int) -> list[Action]:
+        """The only engine that an earlier life promoted, in ``epoch``, is proved to have exited.
+
+        :param nonce: of the records of that life.
+        """
+        self.orphan = Orphan(epoch, nonce)
+        return self._read_last(now) if self.phase is Phase.FOLLOWING else []
+
+    def refreeze(self, reason: str, epoch: int, position: Position) -> None:
+        """Begin frozen, as the predecessor was (actions.Freeze): the engine with that memory lives."""
+        self.phase, self.reason, self.epoch, self.position = Phase.FROZEN, reason, epoch, position
+
+    def recovered(self) -> list[Action]:
+        """A human has had the log put right, and it is proved to hold all that this node knows."""
+        if self.phase is not Phase.FROZEN and not self.corrupt:
+            return []
+        # Its records may be others than those that were there: read them anew.
+        self.position, self.read_on = Position(self.position.generation), None
+        self.reason, self.corrupt, self.lacks_since, self.orphan = "", False, None, None
+        self._not_caught_up()
+        return self._end_engine("the log holds all of it again") if self.tainted else self._to_following()
+
     def stream(self, now: Instant, received: int, ends: list[int]) -> list[Action]:
         """The engine's stream has arrived up to ``received``; more unit ends are known."""
         self.received = max(self.received, received)
@@ -437,7 +489,8 @@ class Machine:
     def tick(self, now: Instant) -> list[Action]:
         """Time has passed."""
         if self.phase is Phase.FOLLOWING:
-            return self._follow(now)
+            asked = self._read_last(now) if self.orphan is not None and self.in_flight is None else []
+            return [*asked, *self._follow(now)]
         if self._leads():
             lapsed = now.boot > self.deadline and self.in_flight is None
             asked = self._read_last(now) if lapsed else []
@@ -564,7 +617,12 @@ class Machine:
     def _freeze(self, reason: str) -> list[Action]:
         self.phase, self.reason = Phase.FROZEN, reason
         revoke: list[Action] = [Revoke(self.epoch)] if self.epoch and not self.silent else []
-        return [*revoke, Reads(False, reason), Alarm(reason)]
+        return [
+            *revoke,
+            Reads(False, reason),
+            Freeze(reason, self.epoch, self.position),
+            Alarm(reason),
+        ]
 
     # ------------------------------------------------------------------ appending
 
@@ -627,14 +685,20 @@ class Machine:
         end = start if end is None else end
         return Append(kind, self.position.sequence + 1, self.epoch, start, end, flags, text)
 
+    def _release_after(self, last: Record) -> Append:
+        """Return the release, in a predecessor's name, of the epoch of the log's last record."""
+        return Append(Kind.RELEASE, last.sequence + 1, last.epoch, last.end, last.end, crc=last.running_crc)
+
     def _judge_space(self) -> list[Action]:
         """Refuse data while there still is space for what has been done, and for claims and renewals."""
         used, limit = self.space_used, self.space_limit
         if self._leads():
             used += max(self.received - self.position.open_end, 0)
         if used > limit * REFUSE_ABOVE and limit:
+            # The same text for as long as it holds: whoever watches is told of news only.
             reason = (
-                f"the log holds {self.space_used} of {limit} bytes: raise its limit or let a snapshot trim it"
+                f"the log is above {REFUSE_ABOVE:.0%} of its limit of {limit} bytes: "
+                "raise its limit or let a snapshot trim it"
             )
         elif used > limit * ALLOW_BELOW:
             reason = self.space_refused

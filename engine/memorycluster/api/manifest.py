@@ -2,133 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
-from memorycluster.api.parameters import check_parameter
-from memorycluster.api.units import parse_duration, parse_quantity
+from memorycluster.api.model import MEANING, ClusterName, Model
+from memorycluster.api.spec import Spec
+from memorycluster.api.units import format_quantity
 
 API_VERSION = "memorycluster.io/v1alpha1"
 KIND = "MemoryCluster"
-MAX_NODES = 1000
-"""Nodes of one cluster at most: what Valkey's cluster bus is known to bear."""
 
 
 class ManifestError(ValueError):
     """The manifest can't be used. One line for each mistake, naming the field and the remedy."""
-
-
-class Model(BaseModel):
-    """Base: camelCase in YAML, unknown fields refused, no silent conversions."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
-
-
-def _seconds(value: object) -> float:
-    if not isinstance(value, str):
-        raise ValueError("expected a duration like 5s")
-    return parse_duration(value)
-
-
-def _bytes(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("expected a quantity of bytes like 4Gi")
-    return parse_quantity(str(value))
-
-
-def _parameters(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError("expected a map of parameter names to values")
-    checked = {}
-    for name, each in value.items():
-        try:
-            checked[str(name)] = check_parameter(str(name), each)
-        except ValueError as error:
-            reason = {"name": str(name), "reason": str(error)}
-            raise PydanticCustomError("parameter", "{name}: {reason}", reason) from error
-    return checked
-
-
-def _unique_zones(zones: tuple[str, ...]) -> tuple[str, ...]:
-    if len(zones) not in (1, 3):
-        raise ValueError(f"{len(zones)} zones; name 1 or 3 (two zones can't lose one and keep a majority)")
-    if len(set(zones)) != len(zones):
-        raise ValueError("zones must differ from each other")
-    return zones
-
-
-LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-Label = Annotated[str, Field(pattern=LABEL, max_length=40)]
-Duration = Annotated[float, BeforeValidator(_seconds)]
-Quantity = Annotated[int, BeforeValidator(_bytes)]
-Parameters = Annotated[dict[str, str], BeforeValidator(_parameters)]
-Zones = Annotated[
-    tuple[Label, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-]
-
-
-class Engine(Model):
-    """The engine of each node."""
-
-    version: Literal["9.1.2"] = "9.1.2"
-    """Valkey's version."""
-    io_threads: Annotated[int, Field(ge=1, le=64)] = 1
-    parameters: Parameters = {}
-    """Valkey configuration parameters, those that don't touch durability."""
-
-
-class Log(Model):
-    """The log of each shard."""
-
-    max_bytes: Annotated[Quantity, Field(ge=64 << 20)] = 4 << 30
-    """Size limit on each member, in bytes; at 90% writes are refused."""
-
-
-class Failover(Model):
-    """How fast a dead primary is noticed."""
-
-    lease: Annotated[Duration, Field(ge=1, le=60)] = 5.0
-    """Seconds for which a leader may serve after its last committed record."""
-
-
-class Spec(Model):
-    """What is wanted."""
-
-    engine: Engine = Engine()
-    shards: Annotated[int, Field(ge=1, le=500)] = 1
-    replicas_per_shard: Annotated[int, Field(ge=0, le=5)] = 2
-    zones: Annotated[Zones, AfterValidator(_unique_zones)] = ("zone-a", "zone-b", "zone-c")
-    log: Log = Log()
-    failover: Failover = Failover()
-
-    @property
-    def nodes_per_shard(self) -> int:
-        """The primary and its replicas."""
-        return 1 + self.replicas_per_shard
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Spec:
-        nodes = self.shards * self.nodes_per_shard
-        if nodes > MAX_NODES:
-            raise ValueError(
-                f"{self.shards} shards with {self.replicas_per_shard} replicas are {nodes} nodes; "
-                f"at most {MAX_NODES}: lower shards or replicasPerShard"
-            )
-        return self
 
 
 class Metadata(Model):
@@ -136,10 +27,10 @@ class Metadata(Model):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Label
+    name: ClusterName
     namespace: str = "default"
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
     generation: int = 1
 
 
@@ -205,6 +96,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} is given twice", key.start_mark
@@ -247,11 +140,13 @@ def _line(error: ErrorDetails) -> str:
             relation = "at least" if error["type"] == "greater_than_equal" else "at most"
             return f"{path}: {value!r} is out of range; use {relation} {_limit(path, context)}"
         case "string_pattern_mismatch":
-            return f"{path}: {value!r} is not a name: use lower-case letters, digits and '-', a letter first"
+            return f"{path}: {value!r} is not {MEANING[context['pattern']]}"
         case "string_too_long":
             return f"{path}: {value!r} is too long; use at most {context['max_length']} characters"
-        case "parameter":
-            return f"{path}.{context['name']}: {context['reason']}"
+        case "too_long":
+            return f"{path}: {context['actual_length']} items; use at most {context['max_length']}"
+        case "mistake":
+            return f"{path}.{context['path']}: {context['reason']}"
         case "value_error":
             return f"{path}: {context['error']}"
         case kind if kind in _EXPECTED:
@@ -261,10 +156,10 @@ def _line(error: ErrorDetails) -> str:
 
 def _limit(path: str, context: dict[str, Any]) -> str:
     limit = context["ge"] if "ge" in context else context["le"]
-    if path == "spec.failover.lease":
+    if path in ("spec.failover.lease", "spec.snapshots.beforeDeleteTimeout"):
         return f"{limit:g}s"
-    if path == "spec.log.maxBytes":
-        return f"{int(limit) >> 20}Mi"
+    if path in ("spec.log.maxBytes", "spec.snapshots.maxLogReplay"):
+        return format_quantity(int(limit))
     return f"{limit}"
 
 
@@ -272,7 +167,14 @@ def _fields(path: tuple[int | str, ...]) -> list[str]:
     """Return the names of the fields of the model at ``path`` of a manifest."""
     model: type[BaseModel] = Manifest
     for part in path:
-        for field in model.model_fields.values():
-            if field.alias == part and isinstance(field.annotation, type):
-                model = field.annotation
+        for name, field in model.model_fields.items():
+            if (field.alias or name) == part:
+                model = _model(field.annotation) or model
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model(annotation: object) -> type[BaseModel] | None:
+    """Return the model that an annotation contains: alone, in a tuple, or optional."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model, get_args(annotation))), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class _Rule(NamedTuple):
@@ -17,7 +17,7 @@ class _Rule(NamedTuple):
 
 
 def _rule(pattern: str, meaning: str) -> _Rule:
-    return _Rule(re.compile(pattern), meaning)
+    return _Rule(re.compile(pattern, re.ASCII), meaning)
 
 
 def _one_of(*values: str) -> _Rule:
@@ -128,3 +128,15 @@ def check_parameter(name: str, value: object) -> str:
 def list_parameters() -> dict[str, str]:
     """Return the names of all parameters that a manifest may set, each with what its value must be."""
     return {name: rule.meaning for name, rule in sorted(_RULES.items())}
+
+
+def parameters_schema() -> dict[str, Any]:
+    """Return the JSON schema of all parameters that a manifest may set."""
+    values = {"x-kubernetes-int-or-string": True, "maxLength": 32}
+    properties = {
+        name: values
+        | {"pattern": f"^({rule.pattern.pattern})$", "x-meaning": rule.meaning}
+        | {"description": rule.meaning[0].upper() + rule.meaning[1:] + "."}
+        for name, rule in sorted(_RULES.items())
+    }
+    return {"type": "object", "properties": properties}

@@ -100,12 +100,17 @@ def build_topology(
             Shard(
                 index=shard,
                 id=stable_id(uid, f"{cluster}-{shard}"),
-                slots=((SLOTS * shard // shards, SLOTS * (shard + 1) // shards - 1),),
+                slots=(shard_slots(shard, shards),),
                 nodes=tuple(node(shard, index) for index in range(nodes_per_shard)),
             )
             for shard in range(shards)
         ),
     )
+
+
+def shard_slots(shard: int, shards: int) -> tuple[int, int]:
+    """Return the first and the last slot of a shard of so many."""
+    return SLOTS * shard // shards, SLOTS * (shard + 1) // shards - 1
 
 
 def stable_id(uid: str, name: str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,17 +19,22 @@ import typer
 from rich.console import Console
 
 from memorycluster.api.manifest import API_VERSION, KIND, ManifestError, load_manifest
-from memorycluster.api.status import MemoryClusterStatus
+from memorycluster.api.status import MemoryClusterStatus, Role
+from memorycluster.cli import kubernetes
+from memorycluster.cli import snapshots as cli_snapshots
 from memorycluster.cli.find import data_home, find_cluster
-from memorycluster.cli.show import ConsoleReporter, console, show_status
-from memorycluster.local.agents import fail_over
+from memorycluster.cli.show import ConsoleReporter, console, show_recovery, show_status
+from memorycluster.local.agents import fail_over, recovery
 from memorycluster.local.errors import UserError
 from memorycluster.local.layout import Layout
 from memorycluster.local.observe import load_status, observe
 from memorycluster.local.plan import plan_topology
+from memorycluster.local.recover import decide
 from memorycluster.local.report import PipeReporter
 from memorycluster.local.run import run as run_cluster
 from memorycluster.local.state import State, running_pid
+from memorycluster.log.interface import LogError
+from memorycluster.snapshot.store import StoreError
 from memorycluster.valkey.build import BuildError
 from memorycluster.valkey.build import build as build_engine
 
@@ -40,6 +46,13 @@ SUCCESSOR_WITHIN = 30.0
 
 STOP_PATIENCE = 90.0
 """Seconds for a cluster to stop in order."""
+
+DONE = {
+    "append": "has put back what the log lacked, and follows again",
+    "resume": "follows again",
+    "nothing": "is not frozen any more",
+}
+"""What a node has done, by what it found."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,6 +113,14 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it serves, and leave it running.")
     ] = False,
+    restore_source: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Data directory of the running cluster that spec.restoreFrom.time is about. "
+            "Left out: beside the new one, by its name.",
+        ),
+    ] = None,
     report_to: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a cluster on this machine, until Ctrl-C.
@@ -113,7 +134,7 @@ def run(
         raise UserError(f"--zones {zones}: use 1 or 3")
     root = (data_dir or data_home() / manifest.metadata.name).absolute()
     if detach:
-        _run_detached(file.absolute(), root, base_port, zones)
+        _run_detached(file.absolute(), root, base_port, zones, restore_source)
         return
 
     reporter: PipeReporter | ConsoleReporter
@@ -122,7 +143,16 @@ def run(
     else:
         reporter = ConsoleReporter(console(), data_dir=root, ending="Ctrl-C")
     try:
-        asyncio.run(run_cluster(manifest, root, zones=zones, base_port=base_port, reporter=reporter))
+        asyncio.run(
+            run_cluster(
+                manifest,
+                root,
+                zones=zones,
+                base_port=base_port,
+                reporter=reporter,
+                restore_source=restore_source,
+            )
+        )
     except Exception as error:
         if not isinstance(reporter, PipeReporter):
             raise
@@ -137,12 +167,15 @@ def run(
     console().print(f"{manifest.metadata.name} stopped; its data is in {root}", markup=False, soft_wrap=True)
 
 
-def _run_detached(file: Path, root: Path, base_port: int | None, zones: int | None) -> None:
+def _run_detached(
+    file: Path, root: Path, base_port: int | None, zones: int | None, restore_source: Path | None
+) -> None:
     """Start a run in the background, show what it does, and return once it is ready."""
     reading, writing = os.pipe()
     command = [sys.executable, "-P", "-m", "memorycluster", "run", str(file), "--data-dir", str(root)]
     command += ["--report-to", str(writing)]
-    for option, value in (("--base-port", base_port), ("--zones", zones)):
+    source = restore_source.absolute() if restore_source else None
+    for option, value in (("--base-port", base_port), ("--zones", zones), ("--restore-source", source)):
         command += [option, str(value)] if value is not None else []
     supervisor = subprocess.Popen(
         command,
@@ -184,13 +217,24 @@ def _run_detached(file: Path, root: Path, base_port: int | None, zones: int | No
 
 
 @app.command()
-def stop(data_dir: DataDir = None) -> None:
+def stop(
+    data_dir: DataDir = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if it throws away acknowledged data that the log lacks.")
+    ] = False,
+) -> None:
     """Stop a cluster in order; its data stays."""
     layout, state = find_cluster(data_dir)
     pid = running_pid(layout)
     if pid is None:
         console().print(f"{state.cluster} is not running", markup=False)
         return
+    for shard in () if force else asyncio.run(_observe(layout, state)).shards:
+        if frozen := [node.name for node in shard.nodes if node.role is Role.FROZEN]:
+            raise UserError(
+                f"{', '.join(frozen)} holds, in memory alone, acknowledged data that the log of shard "
+                f"{shard.index} lacks: `memorycluster recover {shard.index}` first, or stop --force"
+            )
     try:
         supervisor = psutil.Process(pid)
         supervisor.terminate()
@@ -268,6 +312,50 @@ def failover(
     )
 
 
+@app.command()
+def recover(
+    shard: Annotated[int, typer.Argument(metavar="SHARD", min=0, help="The shard's number, from 0.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it. Left out: only show what would be done.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="NODE", help="A node that is lost for good; may be repeated."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Put back what a shard's log has lost, from what a frozen node holds. See docs/recovery.md."""
+    layout, state = find_cluster(data_dir)
+    if shard >= len(state.shards):
+        raise UserError(f"SHARD: there is no shard {shard}; the last one is {len(state.shards) - 1}")
+    nodes = {node.name: layout.node(node).agent_socket for node in plan_topology(state).shards[shard].nodes}
+    if unknown := [name for name in without or () if name not in nodes]:
+        raise UserError(
+            f"--without: there is no node {unknown[0]} in shard {shard}; there are {', '.join(nodes)}"
+        )
+    answers = {name: asyncio.run(recovery(socket, act=False)) for name, socket in nodes.items()}
+    out = console()
+    show_recovery(out, answers)
+    course = decide(answers, without=without or ())
+    if course.refusal:
+        _complain(f"shard {shard}: {course.refusal}. Nothing was changed; docs/recovery.md says what is left")
+        raise typer.Exit(FAILED)
+    if not course.nodes:
+        out.print(f"shard {shard}: no node is frozen", markup=False)
+        return
+    if not yes:
+        out.print(f"Nothing was changed. To do it: memorycluster recover {shard} --yes", markup=False)
+        return
+    for name in course.nodes:
+        done = asyncio.run(recovery(nodes[name], act=True))
+        if done is None or done["verdict"] == "refuse":
+            _complain(
+                f"{name}: {done['reason'] if done else 'its agent does not answer'}; see `recover {shard}`"
+            )
+            raise typer.Exit(FAILED)
+        out.print(f"{name}: {DONE[done['verdict']]}", markup=False)
+
+
 def _wait_for_successor(layout: Layout, state: State, shard: int, to: str | None) -> bool:
     """Wait until ``to``, or any replica, could take over: the primary's engine ends when it gives way."""
     deadline = time.monotonic() + SUCCESSOR_WITHIN
@@ -277,6 +365,73 @@ def _wait_for_successor(layout: Layout, state: State, shard: int, to: str | None
             return True
         time.sleep(0.2)
     return False
+
+
+@app.command()
+def snapshot(
+    shard: Annotated[
+        int | None,
+        typer.Argument(metavar="[SHARD]", min=0, help="The shard's number. Left out: all."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take a snapshot now, beside the cluster, which goes on undisturbed."""
+    layout, state = find_cluster(data_dir)
+    if shard is not None and shard >= len(state.shards):
+        raise UserError(f"SHARD: there is no shard {shard}; the last one is {len(state.shards) - 1}")
+    if running_pid(layout) is None:
+        raise UserError(f"{state.cluster} is not running; start it, as its log has to be read")
+    shards = range(len(state.shards)) if shard is None else [shard]
+    programs = asyncio.run(build_engine(lambda _: None))
+    if not asyncio.run(cli_snapshots.take(layout, state, shards, programs, console())):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def snapshots(
+    data_dir: DataDir = None,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="table, or json: their manifests.")
+    ] = Output.TABLE,
+) -> None:
+    """List the snapshots of a cluster."""
+    layout, state = find_cluster(data_dir)
+    try:
+        found, broken = asyncio.run(cli_snapshots.find(layout, state))
+    except StoreError as error:
+        raise UserError(str(error)) from error
+    if output is Output.JSON:
+        cli_snapshots.show_json(found)
+    else:
+        cli_snapshots.show(console(), found)
+        with suppress(LogError):
+            if since := asyncio.run(cli_snapshots.moments(layout, state, found)):
+                console().print(f"any moment since {since} can be restored (spec.restoreFrom.time)")
+    for line in broken:
+        _complain(line)
+
+
+@app.command()
+def plan(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The MemoryCluster's name.")],
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="Its namespace. Left out: that of kubectl's context."),
+    ] = None,
+    kubeconfig: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Left out: what kubectl would use.")
+    ] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="table, or json.")] = Output.TABLE,
+) -> None:
+    """Show what the operator would do next about a MemoryCluster on Kubernetes, and why.
+
+    Agents and logs can't be asked from outside: of them, it takes what the status says.
+    """
+    found, where = asyncio.run(kubernetes.plan(name, namespace, kubeconfig))
+    if output is Output.JSON:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        kubernetes.show_plan(console(), name, where, found)
 
 
 @app.command()

@@ -6,7 +6,9 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +26,7 @@ REPEAT_PROGRESS = 10.0
 """Seconds between two plain lines that differ only in their numbers."""
 
 _COUNT = re.compile(r"(.*?)\s*(\d+)/(\d+)$")
+_PERCENT = re.compile(r"\((\d+)%\)$")
 _PHASES = {Phase.READY: "green", Phase.DEGRADED: "yellow", Phase.PENDING: "yellow", Phase.UNAVAILABLE: "red"}
 _ROLES = {Role.PRIMARY: "bold green", Role.REPLICA: "", Role.STARTING: "yellow", Role.FROZEN: "bold red"}
 
@@ -59,7 +62,7 @@ class ConsoleReporter:
 
     def progress(self, text: str) -> None:
         """Say what is being done now."""
-        counted = _COUNT.match(text)
+        counted, percent = _COUNT.match(text), _PERCENT.search(text)
         if not self._out.is_terminal:
             stem = re.sub(r"\d+", "", text)
             if stem != self._said or time.monotonic() - self._said_at > REPEAT_PROGRESS:
@@ -78,6 +81,8 @@ class ConsoleReporter:
             self._task = self._bar.add_task("", total=None)
         assert self._task is not None
         total, completed = (int(counted[3]), int(counted[2])) if counted else (None, 0)
+        if percent:
+            total, completed = 100, int(percent[1])
         self._bar.update(self._task, description=escape(text), total=total, completed=completed)
 
     def note(self, text: str) -> None:
@@ -123,7 +128,7 @@ def show_status(out: Console, status: MemoryClusterStatus) -> None:
             table.add_row(
                 str(shard.index) if first else "", ",".join(shard.slots) if first else "", *_cells(node)
             )
-    out.print(f"[bold {_PHASES[status.phase]}]{status.phase}[/]  {escape(_why(status))}", soft_wrap=True)
+    out.print(f"[bold {_PHASES[status.phase]}]{status.phase}[/]  {escape(status.message)}", soft_wrap=True)
     out.print()
     out.print(table)
     out.print()
@@ -134,6 +139,27 @@ def show_status(out: Console, status: MemoryClusterStatus) -> None:
         for node in shard.nodes:
             if node.message:
                 out.print(f"[yellow]{escape(node.name)}[/yellow]: {escape(node.message)}", soft_wrap=True)
+        if any(node.role is Role.FROZEN for node in shard.nodes):
+            out.print(f"What to do about it: memorycluster recover {shard.index}", markup=False)
+
+
+def show_recovery(out: Console, answers: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Print what each node of a shard holds, what the log does, and what can be done."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("NODE", "CAN"):
+        table.add_column(name, no_wrap=True)
+    for name in ("EPOCH", "HOLDS", "LOG'S EPOCH", "LOG HOLDS", "LACKS"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("BECAUSE", overflow="fold")
+    for name, answer in answers.items():
+        if answer is None:
+            table.add_row(name, "?", "", "", "", "", "", "its agent does not answer")
+            continue
+        lacks = max(answer["holds"] - answer["logEnd"], 0)
+        numbers = (answer["epoch"], answer["holds"], answer["logEpoch"], answer["logEnd"], lacks)
+        table.add_row(name, answer["verdict"], *map(str, numbers), answer["reason"])
+    out.print(table)
+    out.print()
 
 
 def _cells(node: NodeStatus) -> tuple[str, ...]:
@@ -147,17 +173,10 @@ def _cells(node: NodeStatus) -> tuple[str, ...]:
         node.endpoint,
         str(node.epoch) if known else "-",
         str(node.committed_offset) if known else "-",
-        str(node.applied_offset) if known else "-",
-        str(node.lag) if known else "-",
+        "-" if node.applied_offset is None else str(node.applied_offset),
+        "-" if node.lag is None else str(node.lag),
         f"{node.lease:.1f} s" if node.lease is not None else "",
     )
-
-
-def _why(status: MemoryClusterStatus) -> str:
-    for condition in status.conditions:
-        if condition.status != "True":
-            return condition.message
-    return status.conditions[0].message if status.conditions else ""
 
 
 def _log_line(log: LogStatus) -> str:
@@ -168,6 +187,8 @@ def _log_line(log: LogStatus) -> str:
 
 
 def _member_state(member: LogMemberStatus) -> str:
+    if member.rotten:
+        return "rotten"
     if member.leader:
         return "leads"
     return "current" if member.current else f"{member.lag} behind"

@@ -8,6 +8,9 @@
     log/<zone>/{server.conf,store/,output.log}
     nodes/<node>/{valkey.conf,nodes.conf,engine.log,agent.yaml,agent.log}
     run/<shard>-<index>.{engine,agent}   unix sockets: their paths must be short
+    snapshots/                           the store of snapshots, unless the manifest names another
+    work/<shard>/                        of the snapshot that is being made
+    holds/<shard>.<pid>                  locked by who reads a log from outside
 """
 
 from __future__ import annotations
@@ -114,6 +117,21 @@ class Layout:
     def sockets(self) -> Path:
         """The directory of the unix sockets."""
         return self.root / "run"
+
+    @property
+    def snapshots(self) -> Path:
+        """The store of snapshots, unless the manifest names another."""
+        return self.root / "snapshots"
+
+    @property
+    def work(self) -> Path:
+        """Where snapshots are made; nothing in it is needed afterwards."""
+        return self.root / "work"
+
+    @property
+    def holds(self) -> Path:
+        """Locked files of those who read a log from outside: see holds.py."""
+        return self.root / "holds"
 
     @property
     def socket_paths_fit(self) -> bool:

@@ -16,6 +16,7 @@ from memorycluster.api.status import (
     NodeStatus,
     Phase,
     Role,
+    RottenRecord,
     ShardStatus,
 )
 from memorycluster.api.topology import Node, Shard, Topology
@@ -25,6 +26,9 @@ from memorycluster.local.plan import LOG_SERVER_PREFIX
 
 Answer = Mapping[str, Any]
 """What an agent says of itself at /v1/status."""
+
+_NO_ROT = ("NoRotFound", "no rotten copy is known")
+_SNAPSHOTS = ("SnapshotsKept", "snapshots are taken when they are due")
 
 ROLES = {
     "leader": Role.PRIMARY,
@@ -41,6 +45,7 @@ async def observe(
     generation: int,
     before: MemoryClusterStatus | None = None,
     log_trouble: str | None = None,
+    snapshot_trouble: str | None = None,
 ) -> MemoryClusterStatus:
     """Ask all agents, and return the status of the cluster; see ``build_status``."""
     nodes = topology.nodes
@@ -53,6 +58,7 @@ async def observe(
         before=before,
         now=datetime.now(UTC),
         log_trouble=log_trouble,
+        snapshot_trouble=snapshot_trouble,
     )
 
 
@@ -72,11 +78,13 @@ def build_status(
     before: MemoryClusterStatus | None,
     now: datetime,
     log_trouble: str | None = None,
+    snapshot_trouble: str | None = None,
 ) -> MemoryClusterStatus:
     """Return the status of a cluster of which the agents ``said`` what they say, by node name.
 
     A condition that is as it was ``before`` keeps its time of transition. ``log_trouble``: what is wrong with
-    the copies that the log's members hold, "" if nothing is; None: not known here, so as ``before``.
+    the copies that the log's members hold, "" if nothing is; None: not known here, so as ``before``. Likewise
+    ``snapshot_trouble``.
     """
     shards = [_shard(shard, said) for shard in topology.shards]
     unserved = [shard for shard in shards if shard.primary is None]
@@ -105,7 +113,8 @@ def build_status(
         conditions=[
             _condition("Ready", ready, before, now),
             _condition("Redundant", redundant, before, now),
-            *_log_condition(log_trouble, before, now),
+            *_condition_of("LogIntact", log_trouble, "RottenCopy", _NO_ROT, before, now),
+            *_condition_of("SnapshotsCurrent", snapshot_trouble, "SnapshotFailed", _SNAPSHOTS, before, now),
         ],
         endpoints=[node.endpoint for node in topology.nodes],
         shards=shards,
@@ -120,6 +129,7 @@ def _shard(shard: Shard, said: Mapping[str, Answer]) -> ShardStatus:
         index=shard.index,
         slots=[f"{first}-{last}" for first, last in shard.slots],
         primary=primary.name if primary else None,
+        zone=primary.zone if primary else None,
         epoch=max((node.epoch for node in nodes), default=0),
         nodes=nodes,
         log=_log([said[node.name] for node in shard.nodes if node.name in said]),
@@ -144,8 +154,8 @@ def _node(node: Node, answer: Answer | None) -> NodeStatus:
         endpoint=node.endpoint,
         epoch=answer.get("epoch") or 0,
         committed_offset=answer.get("committed") or 0,
-        applied_offset=answer.get("applied") or 0,
-        lag=answer.get("lag") or 0,
+        applied_offset=answer.get("applied"),
+        lag=answer.get("lag"),
         lease=round(float(lease), 3) if lease is not None and role is Role.PRIMARY else None,
         ready=bool(answer.get("ready")) and role in (Role.PRIMARY, Role.REPLICA),
         message=answer.get("message") or "",
@@ -161,6 +171,7 @@ def _log(answers: Sequence[Answer]) -> LogStatus | None:
         views, key=lambda answer: (answer.get("role") == "leader", answer["log"].get("lastSequence", 0))
     )
     log = view["log"]
+    rotten = {each["member"]: each for answer in answers for each in answer.get("rotten", [])}
     return LogStatus(
         first_sequence=log.get("firstSequence", 0),
         last_sequence=log.get("lastSequence", 0),
@@ -173,10 +184,15 @@ def _log(answers: Sequence[Answer]) -> LogStatus | None:
                 leader=bool(member.get("leader")),
                 current=bool(member.get("current")),
                 lag=member.get("lag") or 0,
+                rotten=_rotten(rotten.get(member.get("name"))),
             )
             for member in sorted(log.get("members", []), key=lambda member: str(member.get("name")))
         ],
     )
+
+
+def _rotten(found: Answer | None) -> RottenRecord | None:
+    return RottenRecord(record=found["record"], reason=found["reason"]) if found else None
 
 
 def _problems(shard: ShardStatus) -> list[str]:
@@ -190,6 +206,11 @@ def _problems(shard: ShardStatus) -> list[str]:
             for member in shard.log.members
             if not member.current
         ]
+        lines += [
+            f"shard {shard.index}: log member {member.name} is rotten: {member.rotten.reason}"
+            for member in shard.log.members
+            if member.rotten
+        ]
     return lines
 
 
@@ -200,11 +221,18 @@ def _unserved_message(shards: Sequence[ShardStatus]) -> str:
     return f"no primary serves shard {numbers}{why}"
 
 
-def _log_condition(trouble: str | None, before: MemoryClusterStatus | None, now: datetime) -> list[Condition]:
+def _condition_of(
+    type_: str,
+    trouble: str | None,
+    reason: str,
+    well: tuple[str, str],
+    before: MemoryClusterStatus | None,
+    now: datetime,
+) -> list[Condition]:
     if trouble is None:
-        return [each for each in before.conditions if each.type == "LogIntact"] if before else []
-    state = ("False", "RottenCopy", trouble) if trouble else ("True", "NoRotFound", "no rotten copy is known")
-    return [_condition("LogIntact", state, before, now)]
+        return [each for each in before.conditions if each.type == type_] if before else []
+    state = ("False", reason, trouble) if trouble else ("True", *well)
+    return [_condition(type_, state, before, now)]
 
 
 def _condition(

@@ -58,6 +58,8 @@ def plan_state(
             shards=[ShardState() for _ in range(spec.shards)],
             nodes_per_shard=spec.nodes_per_shard,
             max_bytes=spec.log.max_bytes,
+            restore_from=spec.restore_from,
+            store=spec.snapshots.store,
             base_port=base,
             ports=allocate(names, base, {}),
         )

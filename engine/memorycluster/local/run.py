@@ -18,6 +18,7 @@ from memorycluster.local.report import Reporter
 from memorycluster.local.state import DataDirectory
 from memorycluster.local.supervisor import Supervisor
 from memorycluster.log.server import ServerUnfit, find_server
+from memorycluster.process import MissingProgram, find_setpriv
 from memorycluster.valkey.build import BuildError, build
 
 LEFTOVERS_WITHIN = 5.0
@@ -25,9 +26,17 @@ LEFTOVERS_WITHIN = 5.0
 
 
 async def run(
-    manifest: Manifest, root: Path, *, zones: int | None, base_port: int | None, reporter: Reporter
+    manifest: Manifest,
+    root: Path,
+    *,
+    zones: int | None,
+    base_port: int | None,
+    reporter: Reporter,
+    restore_source: Path | None = None,
 ) -> None:
     """Run ``manifest`` in the data directory ``root`` until SIGINT or SIGTERM.
+
+    :param restore_source: data directory of the cluster whose log a restore to a moment is to read.
 
     :raises UserError: it can't be run as it is.
     """
@@ -46,12 +55,19 @@ async def run(
             return
         try:
             log_program = await find_server()
-        except ServerUnfit as error:
+            find_setpriv()
+        except (ServerUnfit, MissingProgram) as error:
             raise UserError(str(error)) from error
         await _ports_free(ports, 0)
         directory.save(state)
         supervisor = Supervisor(
-            manifest, directory, state, engine=engine, log_program=log_program, reporter=reporter
+            manifest,
+            directory,
+            state,
+            engine=engine,
+            log_program=log_program,
+            reporter=reporter,
+            restore_source=restore_source,
         )
         running = asyncio.create_task(supervisor.run(stop))
         await asyncio.wait([running, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)

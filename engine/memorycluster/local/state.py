@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import tempfile
 import time
-from pathlib import Path
 from typing import Self
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
+from memorycluster.api.snapshots import RestoreFrom, SnapshotStore
+from memorycluster.durable import write_durably
 from memorycluster.local.errors import UserError
 from memorycluster.local.layout import Layout
 
@@ -49,6 +49,10 @@ class State(_Model):
     """As of the last run."""
     max_bytes: int
     """Of each shard's log, as of the last run."""
+    restore_from: RestoreFrom | None = None
+    """What the cluster was made from: kept, so that an interrupted restore is completed, and as it began."""
+    store: SnapshotStore = SnapshotStore()
+    """Of the snapshots that the logs need; none is named: the one in the data directory."""
     base_port: int
     ports: dict[str, int]
 
@@ -123,16 +127,18 @@ class DataDirectory:
 
     def secrets(self) -> Secrets:
         """Return the secrets, drawn and stored at the first call."""
-        try:
-            return Secrets.model_validate_json(self.layout.secrets.read_text())
-        except FileNotFoundError:
+        if not self.layout.secrets.exists():
             drawn = Secrets()
             write_durably(self.layout.secrets, drawn.model_dump_json(indent=2) + "\n")
-            return drawn
-        except (OSError, ValidationError) as error:
-            raise UserError(
-                f"{self.layout.secrets}: can't be read; remove it to have new ones drawn"
-            ) from error
+        return load_secrets(self.layout)
+
+
+def load_secrets(layout: Layout) -> Secrets:
+    """Return the secrets in a data directory. Raises UserError."""
+    try:
+        return Secrets.model_validate_json(layout.secrets.read_text())
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{layout.secrets}: can't be read; remove it to have new ones drawn") from error
 
 
 def load_state(layout: Layout) -> State | None:
@@ -174,25 +180,6 @@ def running_pid(layout: Layout) -> int | None:
     finally:
         os.close(descriptor)
     return None
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace the file ``path`` by one with ``text``, readable by its owner only, and wait for the disk."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _assert_empty(layout: Layout) -> None:

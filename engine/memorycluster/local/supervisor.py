@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 
 from memorycluster.agent.config import AgentConfig
 from memorycluster.api.manifest import Manifest
+from memorycluster.api.snapshots import SnapshotStore
 from memorycluster.api.status import MemoryClusterStatus
-from memorycluster.api.topology import Node
+from memorycluster.api.topology import Node, Shard
 from memorycluster.api.units import format_bytes
+from memorycluster.durable import write_durably
 from memorycluster.local.errors import UserError
 from memorycluster.local.layout import Layout
+from memorycluster.local.logs import shard_log
 from memorycluster.local.observe import load_status, observe
 from memorycluster.local.plan import (
     LOG_SERVER_PREFIX,
@@ -28,13 +32,18 @@ from memorycluster.local.plan import (
     stream_name,
 )
 from memorycluster.local.ports import HOST
-from memorycluster.local.process import Process, bound_output
 from memorycluster.local.report import Reporter
-from memorycluster.local.state import DataDirectory, State, write_durably
+from memorycluster.local.restore import reshard, restore
+from memorycluster.local.snapshots import ShardSnapshots, store_of
+from memorycluster.local.state import DataDirectory, State
 from memorycluster.log.healing import Healer
 from memorycluster.log.interface import LogError, LogUnavailable
 from memorycluster.log.server import Server, ServerUnfit, server_conf
 from memorycluster.log.service import LogService
+from memorycluster.process import Process, bound_output
+from memorycluster.snapshot.bootstrap import Bootstrap
+from memorycluster.snapshot.catalogue import open_catalogue
+from memorycluster.snapshot.store import StoreError
 from memorycluster.valkey.config import nodes_conf, valkey_conf
 
 LOG_SERVER_RESTART = 0.5
@@ -66,8 +75,13 @@ class Supervisor:
         engine: Path,
         log_program: Path,
         reporter: Reporter,
+        restore_source: Path | None = None,
     ) -> None:
-        """``engine`` is the directory of the engine's programs, ``log_program`` the log server's program."""
+        """``engine`` is the directory of the engine's programs, ``log_program`` the log server's program.
+
+        ``restore_source`` is the data directory of the cluster whose log a restore is to read.
+        """
+        self._restore_source = restore_source
         self._manifest = manifest
         self._directory = directory
         self._layout = directory.layout
@@ -85,6 +99,7 @@ class Supervisor:
         self._engines: list[Process] = []
         self._agents: list[Process] = []
         self._healer: Healer | None = None
+        self._snapshots: list[ShardSnapshots] = []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start everything, keep it running until ``stop`` is set, and end it in order.
@@ -93,7 +108,7 @@ class Supervisor:
         """
         try:
             if await _unless(stop, self._start()):
-                chores = (self._watch, self._heal)
+                chores = (self._watch, self._heal, self._keep_snapshots)
                 await _unless(stop, _all(self._keep_at(chore) for chore in chores))
             self._reporter.progress("stopping")
         finally:
@@ -112,7 +127,16 @@ class Supervisor:
         async with self._log_service() as service:
             await self._log_servers_answer(service)
             self._reporter.progress("waiting for the log to elect its leader (up to 9 s)")
+            await reshard(
+                self._topology,
+                self._state,
+                self._layout,
+                source=self._restore_source,
+                programs=self._engine,
+                progress=self._reporter.progress,
+            )
             await _all(self._settle_log(service, index) for index in range(len(self._state.shards)))
+        await self._settle_store()
         self._reporter.progress("starting the engines and their agents")
         self._engines = [self._engine_process(node) for node in self._topology.nodes]
         self._agents = [self._agent_process(node) for node in self._topology.nodes]
@@ -206,8 +230,9 @@ class Supervisor:
                     await service.verify(stream, wanted.generation)
                     await self._grow_log(service, stream)
                 else:
+                    seed = await self._restore(shard)
                     await service.create(
-                        stream, wanted.generation, max_bytes=self._manifest.spec.log.max_bytes
+                        stream, wanted.generation, max_bytes=self._manifest.spec.log.max_bytes, seed=seed
                     )
                     wanted.created = True
                     self._directory.save(self._state)
@@ -222,6 +247,19 @@ class Supervisor:
                     f"restore {self._layout.root / 'log'} from a copy (nothing was changed)"
                 ) from error
 
+    async def _restore(self, shard: int) -> bytes:
+        """Restore the shard if the cluster is to be made from something; return what its log begins with."""
+        if self._state.restore_from is None:
+            return b""
+        return await restore(
+            self._topology.shards[shard],
+            self._state,
+            self._layout,
+            source=self._restore_source,
+            programs=self._engine,
+            progress=self._reporter.progress,
+        )
+
     async def _grow_log(self, service: LogService, stream: str) -> None:
         """Raise the log's limit to what the manifest says; remembered once it is so."""
         wanted = self._manifest.spec.log.max_bytes
@@ -229,6 +267,53 @@ class Supervisor:
         if self._state.max_bytes != wanted:
             self._state.max_bytes = wanted
             self._directory.save(self._state)
+
+    async def _settle_store(self) -> None:
+        """Use the store that the manifest names, once it holds what the logs need; remembered then."""
+        wanted = self._state.model_copy(update={"store": self._manifest.spec.snapshots.store})
+        former, new = store_of(self._state, self._layout), store_of(wanted, self._layout)
+        if new != former:
+            for shard in self._topology.shards:
+                if lacking := await self._lacking(shard, new):
+                    raise UserError(
+                        f"spec.snapshots.store: the log of shard {shard.index} leads on from a snapshot in "
+                        f"the former store, {former.as_written()}; the new one does not have it ({lacking}): "
+                        "keep the former store, or copy all snapshots to the new one first"
+                    )
+        if wanted.store != self._state.store:
+            self._state.store = wanted.store
+            self._directory.save(self._state)
+
+    async def _lacking(self, shard: Shard, store: SnapshotStore) -> str:
+        """Return why the log of ``shard`` can't be read on from what is in ``store``; empty: it can be."""
+        async with shard_log(self._state, self._secrets, shard.index) as log:
+            generation = self._state.shards[shard.index].generation
+            try:
+                catalogue = open_catalogue(store, self._state.cluster, shard.index)
+                with tempfile.TemporaryDirectory(dir=self._layout.root, prefix="check-") as spool:
+                    start = await Bootstrap(log, generation, lambda: catalogue, Path(spool)).start()
+                start.close()
+            except (LogError, StoreError, OSError) as error:
+                return str(error)
+        return ""
+
+    async def _keep_snapshots(self) -> None:
+        """Take snapshots when they are due, and trim the logs behind them."""
+        self._snapshots = [
+            ShardSnapshots(
+                shard,
+                self._manifest.spec.snapshots,
+                self._layout,
+                self._state,
+                self._secrets,
+                max_bytes=self._manifest.spec.log.max_bytes,
+                log_servers=[server.url for server in self._servers],
+                programs=self._engine,
+                note=self._reporter.note,
+            )
+            for shard in self._topology.shards
+        ]
+        await _all(each.run() for each in self._snapshots)
 
     # The nodes
 
@@ -287,6 +372,8 @@ class Supervisor:
             "password": self._secrets.agent_password.get_secret_value(),
             "lease": self._manifest.spec.failover.lease,
             "slots": [list(each) for each in shard.slots],
+            "snapshots": store_of(self._state, self._layout).as_written(),
+            "spool": str(files.directory),
         }
         AgentConfig.model_validate(fields)
         return fields
@@ -310,6 +397,7 @@ class Supervisor:
             generation=generation,
             before=before,
             log_trouble=self._healer.message if self._healer else "",
+            snapshot_trouble="; ".join(each.trouble for each in self._snapshots if each.trouble),
         )
         if before is None or status.conditions != before.conditions or status.phase != before.phase:
             text = status.model_dump_json(by_alias=True, indent=2) + "\n"
@@ -341,10 +429,20 @@ class Supervisor:
             status = await self._observe(before)
             for line in changes(before, status):
                 self._reporter.note(line)
+            self._tell_healer(status)
             before = status
             for output in (self._layout.output, *(process.output for process in self._processes())):
-                bound_output(output)
+                if output:
+                    bound_output(output)
             await asyncio.sleep(WATCH_EVERY)
+
+    def _tell_healer(self, status: MemoryClusterStatus) -> None:
+        """Have the healer look at what readers found to be rotten."""
+        for shard in status.shards:
+            for member in shard.log.members if shard.log else ():
+                if member.rotten and self._healer:
+                    log = stream_name(self._state.cluster, shard.index)
+                    self._healer.suspect(member.name, log, member.rotten.record)
 
 
 class LogServers:

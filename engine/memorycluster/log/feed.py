@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Collection
 from typing import Any, Self
 from uuid import uuid4
 
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-
+from memorycluster.log import protocol
 from memorycluster.log.interface import Entry, LogUnavailable
+from memorycluster.log.protocol import Message
 from memorycluster.log.wire import API, Wire, failure
 
 HEARTBEAT = 1.0
@@ -40,8 +38,8 @@ class Feed:
         self.member = ""
         self._wire = wire
         self._stream = stream
-        self._subscription: Subscription | None = None
-        self._messages: deque[Msg] = deque()
+        self._subscription: int | None = None
+        self._messages: deque[Message] = deque()
         self._arrived = asyncio.Event()
         self._delivered = 0
         self._heard = time.monotonic()
@@ -60,14 +58,14 @@ class Feed:
                 if not feed.member or feed.member not in avoid:
                     return feed
             except BaseException:
-                await feed.close()
+                feed.close()
                 raise
-            await feed.close()
+            feed.close()
         raise LogUnavailable(f"log {stream}: no member to read from but {', '.join(avoid)}")
 
     async def _start(self, start: int) -> None:
-        self._subscription = await self._wire.subscribe(self._receive)
-        request = {"stream_name": self._stream, "config": self._config(self._subscription.subject, start)}
+        self._subscription, subject = self._wire.subscribe(self._receive)
+        request = {"stream_name": self._stream, "config": self._config(subject, start)}
         answer = await self._wire.ask(f"CONSUMER.CREATE.{self._stream}.{self.name}", request)
         if error := answer.get("error"):
             raise failure(self._stream, error)
@@ -87,12 +85,12 @@ class Feed:
             "mem_storage": True,
         }
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Message) -> None:
         self._heard = time.monotonic()
         self._messages.append(message)
         self._arrived.set()
 
-    async def next(self, last: int) -> Entry | None:
+    def next(self, last: int) -> Entry | None:
         """Return the message after ``last`` if it has arrived.
 
         :raises Hole, Torn:
@@ -100,21 +98,20 @@ class Feed:
         messages = self._messages
         while messages:
             message = messages.popleft()
-            headers = message.headers
-            if headers is not None and headers.get("Status") == "100":
+            if message.status == "100":
                 # Flow control, answered when all before it has been read; or a heartbeat that waits for that.
-                if reply := message.reply or headers.get("Nats-Consumer-Stalled"):
-                    await self._wire.send(reply)
+                if reply := message.reply or message.header("Nats-Consumer-Stalled"):
+                    self._wire.send(reply)
                 continue
-            sequence = message.metadata.sequence
+            sequence, delivered, time = protocol.delivered(message.reply)
             self._delivered += 1
-            if sequence.consumer != self._delivered:
+            if delivered != self._delivered:
                 raise Torn
-            if sequence.stream <= last:
+            if sequence <= last:
                 continue  # it began earlier, as its member was behind then
-            if sequence.stream != last + 1:
+            if sequence != last + 1:
                 raise Hole
-            return Entry(sequence.stream, message.data, self.member)
+            return Entry(sequence, message.data, self.member, time)
         if self._wire.lost.is_set():
             raise Torn
         self._arrived.clear()
@@ -127,13 +124,16 @@ class Feed:
 
     async def wait(self, seconds: float) -> None:
         """Return when something has arrived, or after ``seconds``."""
-        if seconds > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._arrived.wait()
+        if seconds > 0 and not self._arrived.is_set():
+            # Not by asyncio.timeout, which takes several times as long: this is done for each record.
+            timer = asyncio.get_running_loop().call_later(seconds, self._arrived.set)
+            try:
+                await self._arrived.wait()
+            finally:
+                timer.cancel()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End it; the log service forgets it at once, or after a few seconds if this message is lost."""
         if self._subscription is not None:
-            await self._wire.unsubscribe(self._subscription)
-            await self._wire.send(f"{API}.CONSUMER.DELETE.{self._stream}.{self.name}")
+            self._wire.unsubscribe(self._subscription)
+            self._wire.send(f"{API}.CONSUMER.DELETE.{self._stream}.{self.name}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from memorycluster.log.healing import LIST, Copy
+from memorycluster.log.interface import SNAPSHOTS_STREAM
 
 PATH = "jsz?acc=$G&streams=1&raft=1"
 """Of the monitoring endpoint."""
@@ -45,12 +46,16 @@ def copies(before: Inspections, after: Inspections) -> Iterator[Copy]:
     for member, inspection in after.items():
         for log in inspection.groups:
             leader = _leader(log, after)
+            state = inspection.states.get(log)
             yield Copy(
                 log,
                 member,
                 leads=member == leader,
                 current=_current(log, member, leader, before, after),
                 lost=_lost(log, member, before, after),
+                first=state["first_seq"] if state else 0,
+                last=state["last_seq"] if state else 0,
+                reaches=_reached(member, inspection.groups[log]),
             )
 
 
@@ -60,21 +65,30 @@ def _leader(log: str, inspections: Inspections) -> str:
     return leaders[0] if len(leaders) == 1 else ""
 
 
+def _reached(member: str, group: Mapping[str, Any]) -> frozenset[str]:
+    """Return which servers ``member`` reaches, if it says that it leads the group: others only hear of it."""
+    replicas = group.get("replicas", []) if group.get("leader") == member else []
+    return frozenset(replica["name"] for replica in replicas if not replica.get("offline"))
+
+
 def _current(log: str, member: str, leader: str, before: Inspections, after: Inspections) -> bool:
     """Say whether ``member`` holds all that is committed in its log of proposals, and has applied it."""
     if member == leader or not leader:
         return member == leader
+    if log != LIST:
+        if leader not in before or log not in before[leader].states:
+            return False  # What the leader had is not known, so nothing shows that this one has it.
+        if after[member].states[log]["last_seq"] < before[leader].states[log]["last_seq"]:
+            return False
     replicas = after[leader].groups[log].get("replicas", [])
-    led = before[leader].states.get(log) if leader in before else None
-    applied = led is None or after[member].states[log]["last_seq"] >= led["last_seq"]
-    return applied and any(r["name"] == member and r["current"] and not r.get("offline") for r in replicas)
+    return any(r["name"] == member and r["current"] and not r.get("offline") for r in replicas)
 
 
 def _lost(log: str, member: str, before: Inspections, after: Inspections) -> int:
     """Return how many messages ``member`` has lost: after its first one, and before it."""
     state = after[member].states.get(log)
-    if state is None:
-        return 0
+    if state is None or log == SNAPSHOTS_STREAM:
+        return 0  # Snapshots are deleted from the middle; each has its SHA-256.
     holes: int = state["last_seq"] - state["first_seq"] + 1 - state["messages"] if state["messages"] else 0
     if member in before and log in before[member].states:
         # All trim alike: one that had less of the beginning than each other has now has lost it.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple, Protocol
+
+from memorycluster.log.findings import Findings
+
+SNAPSHOTS_STREAM = "OBJ_snapshots"
+"""Name of what is no log, in a log service that keeps its cluster's snapshots too."""
 
 
 class LogError(Exception):
@@ -45,6 +51,8 @@ class Entry(NamedTuple):
     data: bytes
     member: str = ""
     """Name of the log's member that it was read from."""
+    time: datetime | None = None
+    """When the log took it, by its leader's clock (clocks of two leaders may differ); None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Member:
     name: str
     zone: str
     current: bool
-    """Holds all that is committed."""
+    """Holds all that is committed, but perhaps what was committed just now."""
     leader: bool
     lag: int = 0
     """Messages that it has yet to apply."""
@@ -83,6 +91,8 @@ class Log(Protocol):
 
     trouble: str
     """Why the append in flight is still undecided; empty if it goes well."""
+    findings: Findings
+    """What reading has shown to be wrong with single members' copies."""
 
     async def append(self, data: bytes, *, sequence: int) -> None:
         """Append ``data`` as message ``sequence``; return once a majority has it on disk.
@@ -126,7 +136,10 @@ class Log(Protocol):
         """Return the last sequence, as the log's leader knows it (0: the log is empty)."""
 
     async def trim(self, before: int) -> None:
-        """Delete the messages below sequence ``before``."""
+        """Delete the messages below sequence ``before``, at most all.
+
+        :raises LogConflict: the log ends before ``before - 1``.
+        """
 
     async def health(self) -> LogHealth:
         """Return sizes, limits and members. Raises LogUnavailable, LogMissing."""

@@ -14,6 +14,7 @@ from fastcrc import crc64
 
 from memorycluster.log.doubt import MISSING_FOR, SHORTER_FOR, Doubt, Retry
 from memorycluster.log.feed import Feed
+from memorycluster.log.findings import Findings
 from memorycluster.log.interface import (
     Entry,
     LogConflict,
@@ -32,6 +33,10 @@ T = TypeVar("T")
 
 PATIENCE = 3.0
 """Seconds for which ``get``, ``end``, ``trim`` and ``health`` try before they say LogUnavailable."""
+NEAR = 64
+"""Messages that a member may be behind and still be current: less than a leader appends in a second."""
+IN_TOUCH = 3.0
+"""Seconds since which such a member must have been heard of; followers answer every second, also at rest."""
 
 STATE_WITHIN = 0.5
 """Seconds for the leader to say where the end is. While the log elects, nobody does, so ask again soon."""
@@ -67,6 +72,7 @@ class NatsLog:
         self._appending = False
         self.trouble = ""
         """Why the append in flight is still undecided; empty if it goes well."""
+        self.findings = Findings()
 
     @classmethod
     async def connect(cls, servers: Sequence[str], stream: str, *, user: str, password: str) -> Self:
@@ -172,7 +178,7 @@ class NatsLog:
             async for item in tail.items():
                 yield item
         finally:
-            await tail.close()
+            tail.close()
 
     async def _get(self, sequence: int) -> bytes | None:
         for _ in range(2):  # it may come to be there between the two questions
@@ -216,10 +222,14 @@ class NatsLog:
     # Admin
 
     async def trim(self, before: int) -> None:
-        """Delete the messages below sequence ``before``."""
+        """Delete the messages below sequence ``before``, at most all."""
         await self._patiently(lambda: self._trim(before))
 
     async def _trim(self, before: int) -> None:
+        # The server would do it, and count on from there: what comes next would follow nothing.
+        last = (await self.state()).last
+        if before > last + 1:
+            raise LogConflict(f"log {self._stream}: ends with record {last}, can't be trimmed below {before}")
         answer = await self._link.ask(f"STREAM.PURGE.{self._stream}", {"seq": before})
         if "error" in answer:
             raise failure(self._stream, answer["error"])
@@ -248,13 +258,20 @@ class NatsLog:
             await retry.wait()
 
 
+def _current(replica: dict[str, Any]) -> bool:
+    """Whether a replica has all that is committed, or just not yet what was committed this moment.
+
+    While appends go on, the slower of two replicas is always a little behind: it was not waited for.
+    """
+    near = replica.get("lag", 0) <= NEAR and replica.get("active", 0) <= IN_TOUCH * 1e9
+    return not replica.get("offline") and (replica["current"] or near)
+
+
 def health_of(answer: dict[str, Any]) -> LogHealth:
     """Return the health in a STREAM.INFO ``answer``; the zones are for the caller to add."""
     state, cluster = answer["state"], answer.get("cluster", {})
     replicas = cluster.get("replicas", [])
-    members = [
-        Member(r["name"], "", r["current"] and not r.get("offline"), False, r.get("lag", 0)) for r in replicas
-    ]
+    members = [Member(r["name"], "", _current(r), False, r.get("lag", 0)) for r in replicas]
     if leader := cluster.get("leader", ""):
         members.append(Member(leader, "", True, True))
     return LogHealth(

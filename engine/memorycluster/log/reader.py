@@ -35,6 +35,7 @@ async def follow(log: Log, position: chain.Position) -> AsyncGenerator[chain.Rea
                     yield read
             except _Rotten as found:
                 logger.warning("member %s of the log: %s", found.member, found.error)
+                log.findings.add(found.member, position.sequence + 1, str(found.error))
                 if position.sequence > began:
                     rotten = {}  # by others, of which all that we have read since was right
                 rotten[found.member] = found.error
@@ -68,7 +69,7 @@ async def _checked(
             except LogCorrupt as error:
                 raise _Rotten(entry.member, error) from error
             position = read.position
-            yield read
+            yield chain.Read(position, read.record, read.voided, entry.time)
 
 
 async def _members(log: Log) -> set[str]:

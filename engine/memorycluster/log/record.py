@@ -11,6 +11,7 @@ import hashlib
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from uuid import UUID
 
 from fastcrc import crc64
@@ -126,7 +127,7 @@ class Record:
         try:
             return cls(
                 kind=Kind(kind),
-                generation=UUID(bytes=generation),
+                generation=_uuid(generation),
                 epoch=epoch,
                 sequence=sequence,
                 nonce=nonce,
@@ -138,6 +139,12 @@ class Record:
             )
         except ValueError as error:
             raise InvalidRecord(str(error)) from error
+
+
+@lru_cache(maxsize=16)
+def _uuid(data: bytes) -> UUID:
+    """Return the UUID in ``data``; a reader meets the same one in every record."""
+    return UUID(bytes=data)
 
 
 def extend_crc(crc: int, data: bytes) -> int:

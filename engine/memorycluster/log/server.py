@@ -23,6 +23,9 @@ MAX_PAYLOAD = 2 * 1024 * 1024
 ZONE_TAG = "az:"
 """Prefix of the server tag that keeps two replicas of a log out of the same zone."""
 
+NAME_VARIABLE, ADDRESS_VARIABLE, TAG_VARIABLE = "POD_NAME", "POD_IP", "ZONE_TAG"
+"""Environment variables of a server whose configuration is that of all: see ``service_conf``."""
+
 
 class ServerUnfit(RuntimeError):
     """There is no server program, or it is too old."""
@@ -73,7 +76,67 @@ def server_conf(
     :param max_file_store: bytes of disk that all logs of this server together may take.
     :param listen: address to bind to, if it is not ``server.host``.
     """
-    bind = listen or server.host
+    return _conf(
+        server,
+        [each for each in service if each.name != server.name],
+        name=server.name,
+        tag=f"{ZONE_TAG}{server.zone}",
+        host=listen or server.host,
+        cluster=cluster,
+        data_dir=data_dir,
+        user=user,
+        password=password,
+        max_file_store=max_file_store,
+    )
+
+
+def service_conf(
+    service: Sequence[Server],
+    *,
+    cluster: str,
+    data_dir: Path,
+    user: str,
+    password: str,
+    max_file_store: int,
+) -> str:
+    """Return the one configuration file of all servers of ``service``, which listen at the same ports.
+
+    What differs is in a server's environment: ``POD_NAME``, its name; ``POD_IP``, the address to listen at;
+    ``ZONE_TAG``, ``az:`` and where it is, which no two servers share. The other parameters: see
+    ``server_conf``.
+    """
+    text = _conf(
+        service[0],
+        service if len(service) > 1 else (),  # a server sees by itself which route leads to itself
+        name=f"\0{NAME_VARIABLE}",
+        tag=f"\0{TAG_VARIABLE}",
+        host=f"\0{ADDRESS_VARIABLE}",
+        cluster=cluster,
+        data_dir=data_dir,
+        user=user,
+        password=password,
+        max_file_store=max_file_store,
+    )
+    for variable in (NAME_VARIABLE, TAG_VARIABLE, ADDRESS_VARIABLE):
+        # In quotes it would be a text; and no text that somebody chose is taken for a variable.
+        text = text.replace(f'"\\u0000{variable}"', f"${variable}")
+    return text
+
+
+def _conf(
+    ports: Server,
+    others: Sequence[Server],
+    *,
+    name: str,
+    tag: str,
+    host: str,
+    cluster: str,
+    data_dir: Path,
+    user: str,
+    password: str,
+    max_file_store: int,
+) -> str:
+    authorization = {"user": user, "password": password}
     jetstream: dict[str, object] = {
         "store_dir": str(data_dir),
         "max_file_store": max_file_store,
@@ -82,22 +145,24 @@ def server_conf(
         "sync_interval": "always",
     }
     conf: dict[str, object] = {
-        "server_name": server.name,
-        "server_tags": [f"{ZONE_TAG}{server.zone}"],
-        "listen": f"{bind}:{server.port}",
-        "http": f"{bind}:{server.monitor_port}",
+        "server_name": name,
+        "server_tags": [tag],
+        "host": host,  # of the monitoring port too
+        "port": ports.port,
+        "monitor_port": ports.monitor_port,
         "max_payload": MAX_PAYLOAD,
-        "authorization": {"user": user, "password": password},
+        "authorization": authorization,
         "jetstream": jetstream,
     }
-    if len(service) > 1:
+    if others:
         jetstream["unique_tag"] = ZONE_TAG
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         conf["cluster"] = {
             "name": cluster,
-            "listen": f"{bind}:{server.route_port}",
-            "authorization": {"user": user, "password": password},
-            "routes": [f"nats://{login}@{s.host}:{s.route_port}" for s in service if s.name != server.name],
+            "host": host,
+            "port": ports.route_port,
+            "authorization": authorization,
+            "routes": [f"nats://{login}@{each.host}:{each.route_port}" for each in others],
         }
     # JSON is a subset of the server's configuration language.
     return json.dumps(conf, indent=2) + "\n"

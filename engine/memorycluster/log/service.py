@@ -39,10 +39,20 @@ class LogUnfit(LogError):
     """A log is not what it must be: another configuration, or another generation."""
 
 
-def genesis(generation: UUID) -> bytes:
-    """Return the first record of a log; the same for every call, so that it can be written again."""
+def genesis(generation: UUID, seed: bytes = b"") -> bytes:
+    """Return the first record of a log; the same for every call, so that it can be written again.
+
+    :param seed: digest of the snapshot that holds the data of before: without that, none may read the log.
+    """
     return Record(
-        kind=Kind.GENESIS, generation=generation, epoch=0, sequence=1, nonce=0, start=0, running_crc=0
+        kind=Kind.GENESIS,
+        generation=generation,
+        epoch=0,
+        sequence=1,
+        nonce=0,
+        start=0,
+        running_crc=0,
+        payload=seed,
     ).encode()
 
 
@@ -103,6 +113,17 @@ class LogService:
         """
         await asyncio.gather(*(self._assert_safe(server) for server in self._servers))
 
+    async def unfit(self) -> dict[str, str]:
+        """Return what is wrong with each server, by its name: empty where nothing is. See ``assert_safe``."""
+        checks = (self._assert_safe(server) for server in self._servers)
+        found = await asyncio.gather(*checks, return_exceptions=True)
+        wrong = {}
+        for server, error in zip(self._servers, found, strict=True):
+            if isinstance(error, BaseException) and not isinstance(error, ServerUnfit | LogError):
+                raise error
+            wrong[server.name] = str(error or "").removeprefix(f"{server.name}: ")
+        return wrong
+
     async def _assert_safe(self, server: Server) -> None:
         # A server that has just started answers before it has opened its store.
         if (health := await fetch(server, "healthz")).get("status") != "ok":
@@ -123,12 +144,13 @@ class LogService:
         if varz["max_payload"] < MAX_MESSAGE:
             raise ServerUnfit(f"{server.name}: max_payload {varz['max_payload']} is below {MAX_MESSAGE}")
 
-    async def create(self, stream: str, generation: UUID, *, max_bytes: int) -> None:
+    async def create(self, stream: str, generation: UUID, *, max_bytes: int, seed: bytes = b"") -> None:
         """Make the log ``stream`` of ``generation``, with its genesis record; once it is there, do nothing.
 
         Only for a log that has never been marked as made; after that, see ``verify``.
 
         :param max_bytes: size on each server at which appends are refused.
+        :param seed: see ``genesis``.
         :raises LogUnfit: if a log of this name is there, but is not like this, or of another generation.
         :raises LogUnavailable: if the log service does not do it in time.
         """
@@ -150,12 +172,13 @@ class LogService:
         async with self._log(stream) as log:
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + CREATE_WITHIN):
-                    await log.append(genesis(generation), sequence=1)
+                    await log.append(genesis(generation, seed), sequence=1)
             except TimeoutError:
                 raise LogUnavailable(f"log {stream}: {log.trouble or 'no answer'}") from None
             except LogConflict:
                 pass  # the check below says what is there
             await check_generation(log, stream, generation)
+            await _check_seed(log, stream, seed)
 
     async def verify(self, stream: str, generation: UUID) -> None:
         """Check that the log is there, and that it is the one that was made.
@@ -208,13 +231,13 @@ class LogService:
         """Return what each server that answers holds of each log, and of the list of logs."""
         return list(inspection.copies(await self._inspect(), await self._inspect()))
 
-    async def scrub(self, stream: str, member: str, *, rate: float) -> str:
+    async def scrub(self, stream: str, member: str, *, rate: float, only: int | None = None) -> str:
         """Read all that ``member`` holds of the log, and return what is wrong with it; see ``healing.scrub``.
 
         :raises LogUnavailable, LogMissing:
         """
         async with self._log(stream) as log:
-            return await scrub(log, member, rate=rate)
+            return await scrub(log, member, rate=rate, only=only)
 
     async def _inspect(self) -> dict[str, inspection.Inspection]:
         answers = await asyncio.gather(*map(self._inspect_one, self._servers))
@@ -257,6 +280,15 @@ async def check_generation(log: NatsLog, stream: str, generation: UUID) -> None:
         raise LogUnfit(f"log {stream}: is of generation {record.generation}, not {generation}")
     if (record.kind is Kind.GENESIS) != (first == 1):
         raise LogUnfit(f"log {stream}: record {first} is a {record.kind.name}")
+
+
+async def _check_seed(log: NatsLog, stream: str, seed: bytes) -> None:
+    """Check that the log begins with that very snapshot, or with none. Raises LogUnfit."""
+    data = await log.get(1)
+    found = Record.decode(data).payload if data else b""
+    if found != seed:
+        names = [each.decode(errors="replace") or "no snapshot" for each in (found, seed)]
+        raise LogUnfit(f"log {stream}: begins with {names[0]}, not with {names[1]}")
 
 
 async def fetch(server: Server, path: str) -> dict[str, Any]:

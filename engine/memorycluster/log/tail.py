@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 
 from memorycluster.log.doubt import MISSING_FOR, SHORTER_FOR, Doubt, Retry
 from memorycluster.log.feed import Feed, Hole, Torn
+from memorycluster.log.findings import Findings
 from memorycluster.log.interface import Entry, LogCorrupt, LogMissing, LogTrimmed, LogUnavailable
 
 CONFIRM_EVERY = 0.25
@@ -54,6 +55,8 @@ class State:
 class Source(Protocol):
     """What a tail reads from."""
 
+    findings: Findings
+
     async def state(self) -> State:
         """Ask the leader."""
 
@@ -85,14 +88,14 @@ class Tail:
         while True:
             hole = False
             try:
-                while self._feed is not None and (entry := await self._feed.next(self._last)) is not None:
+                while self._feed is not None and (entry := self._feed.next(self._last)) is not None:
                     self._last = entry.sequence
                     self._progress = time.monotonic()
                     yield entry
             except Hole:
                 hole = True
             except Torn:
-                await self.close()
+                self.close()
             if hole or time.monotonic() - self._asked >= CONFIRM_EVERY:
                 await self._ask()
                 if not hole:
@@ -104,7 +107,7 @@ class Tail:
                 else:
                     self._asked = -CONFIRM_EVERY
                 continue
-            await self._check_feed(hole)
+            self._check_feed(hole)
             if self._feed is not None:
                 await self._feed.wait(self._asked + CONFIRM_EVERY - time.monotonic())
                 continue
@@ -117,11 +120,11 @@ class Tail:
                 retry = Retry()
                 self._progress = time.monotonic()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the feed."""
         if self._feed is not None:
             feed, self._feed = self._feed, None
-            await feed.close()
+            feed.close()
 
     async def _ask(self) -> None:
         self._asked = time.monotonic()
@@ -146,15 +149,18 @@ class Tail:
         if not waiting:
             self._progress = self._asked
 
-    async def _check_feed(self, hole: bool) -> None:
+    def _check_feed(self, hole: bool) -> None:
         """End a feed that does not get us on, and draw conclusions."""
         state, wanted = self._state, self._last + 1
         if self._feed is not None:
             stalled = state is not None and time.monotonic() - self._progress > STALLED_AFTER
             if hole or (stalled and state is not None and wanted < state.first):
                 self._lacking.add(self._feed.member, wanted)
+                if state is None or wanted >= state.first:
+                    missing = f"log record {wanted}: missing"
+                    self._source.findings.add(self._feed.member, wanted, missing)
             if hole or stalled or self._feed.silent:
-                await self.close()
+                self.close()
         if state is not None:
             self._lacking.judge(wanted, state)
 

@@ -1,8 +1,9 @@
 """Connections to the servers of a log service.
 
-The client library can reconnect by itself, but then it resends what was waiting, does not tell who waits for
-an answer that was lost, and hangs on the send buffer of a server that no longer reads. Here a connection that
-fails is gone, what waited on it is told at once, and the next one is made to the next server.
+A connection that fails is gone: what waited on it is told at once, nothing is sent again, and the next one is
+made to the next server. The protocol is spoken here and not by a client library: what comes must get in one
+step to who waits for it, as it is on the way of every write, and a library takes long to load when an agent
+is started again.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+import secrets
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+from urllib.parse import urlsplit
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.errors import Error as NatsError
-
+from memorycluster.log import protocol
 from memorycluster.log.interface import LogMissing, LogUnavailable
+from memorycluster.log.protocol import Message
 
 API = "$JS.API"
 """Prefix of the subjects of the JetStream API."""
+
+DEFAULT_PORT = 4222
 
 ANSWER_WITHIN = 1.0
 """Seconds for one answer of the log service; then the question is put again."""
@@ -39,66 +42,56 @@ NO_RESPONDERS = "503"
 NO_STREAM = 10059
 """Error code: there is no such stream."""
 
+Handler = Callable[[Message], None]
 
-class Wire:
+
+class Wire(asyncio.Protocol):
     """One connection to one server. It never comes back: once lost, it stays lost."""
 
     def __init__(self, server: str) -> None:
+        """Prepare to connect to ``server``, ``nats://host:port``."""
         self.server = server
         self.lost = asyncio.Event()
         self.reason = ""
-        self._client = Client()
-        self._inbox = ""
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._parser = protocol.Parser(self._on_message, self._on_line)
+        self._greeting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._largest = 0
+        """Bytes of the largest message that the server takes."""
+        self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._token = 0
+        self._handlers: dict[int, Handler] = {}
+        self._subscribed = 0
+        self._pongs: deque[asyncio.Future[None]] = deque()
         self._pinger: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
+        """Nothing is left of it."""
 
     async def dial(self, *, user: str, password: str, name: str) -> None:
         """Connect.
 
         :raises LogUnavailable: the server refuses, or is silent.
         """
-
-        async def on_error(error: Exception) -> None:
-            self.reason = self.reason or str(error)
-
-        async def on_closed() -> None:
-            self._lose(self.reason or "connection closed")
-
+        loop, url = asyncio.get_running_loop(), urlsplit(self.server)
         try:
             async with asyncio.timeout(DIAL_TIMEOUT):
-                await self._client.connect(
-                    [self.server],
-                    user=user,
-                    password=password,
-                    name=name,
-                    error_cb=on_error,
-                    closed_cb=on_closed,
-                    allow_reconnect=False,
-                    # The library's meaning of these: two attempts, at once, then give up.
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    ping_interval=3600,  # we ping ourselves, more tightly
-                    flush_timeout=PING_TIMEOUT,
-                    pending_size=16 * 1024 * 1024,
-                )
-                self._inbox = self._client.new_inbox()
-                await self._client.subscribe(
-                    f"{self._inbox}.*", cb=self._answer, pending_msgs_limit=0, pending_bytes_limit=0
-                )
-        except (OSError, NatsError, TimeoutError) as error:
-            self._lose(f"{self.server}: {error or 'no answer'}")
+                await loop.create_connection(lambda: self, url.hostname or "", url.port or DEFAULT_PORT)
+                self._largest = (await self._greeting).get("max_payload", 1 << 20)
+                self._write(protocol.connect(user=user, password=password, name=name))
+                self.subscribe(self._answer, f"{self._inbox}.*")
+                await self._ping()
+        except (OSError, TimeoutError, LogUnavailable) as error:
+            self._lose(f"{self.server}: {self.reason or error or 'no answer'}")
             raise LogUnavailable(self.reason) from error
         except BaseException:
             self._lose("cancelled")
             raise
-        self.reason = ""
-        self._pinger = asyncio.create_task(self._ping())
+        self._pinger = asyncio.create_task(self._keep_pinging())
 
     async def request(
-        self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, within: float
-    ) -> Msg:
+        self, subject: str, payload: bytes = b"", *, headers: Mapping[str, str] | None = None, within: float
+    ) -> Message:
         """Send ``payload`` and return the answer.
 
         :param within: seconds to wait for it.
@@ -106,23 +99,21 @@ class Wire:
         """
         if self.lost.is_set():
             raise LogUnavailable(self.reason)
+        if len(payload) > self._largest:
+            raise LogUnavailable(f"{subject}: {len(payload)} bytes, {self.server} takes {self._largest}")
         loop = asyncio.get_running_loop()
         self._token += 1
         token = str(self._token)
-        future: asyncio.Future[Msg] = loop.create_future()
+        future: asyncio.Future[Message] = loop.create_future()
         self._waiting[token] = future
         timer = loop.call_later(within, _expire, future, subject)
         try:
-            await self._client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+            self._write(protocol.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers))
             answer = await future
-        except NatsError as error:
-            raise LogUnavailable(f"{subject}: {error}") from error
         finally:
             timer.cancel()
             del self._waiting[token]
-            if future.done() and not future.cancelled():
-                future.exception()  # it may have failed while we were still sending
-        if not answer.data and answer.headers and answer.headers.get("Status") == NO_RESPONDERS:
+        if not answer.data and answer.status == NO_RESPONDERS:
             raise LogUnavailable(f"{subject}: nobody answers")
         return answer
 
@@ -137,81 +128,131 @@ class Wire:
         answer: dict[str, Any] = json.loads((await self.request(f"{API}.{what}", body, within=within)).data)
         return answer
 
-    async def send(self, subject: str, payload: bytes = b"") -> None:
+    def send(self, subject: str, payload: bytes = b"") -> None:
         """Send ``payload`` and expect nothing; a lost connection is noticed elsewhere."""
         if not self.lost.is_set():
-            with contextlib.suppress(NatsError):
-                await self._client.publish(subject, payload)
+            self._write(protocol.publish(subject, payload))
 
-    async def subscribe(self, handler: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """Call ``handler`` with every message that is sent to the subject of the result, a new one.
+    def subscribe(self, handler: Handler, subject: str = "") -> tuple[int, str]:
+        """Call ``handler``, which must not fail, with all that is sent to ``subject``, or to a new subject.
 
-        Nothing is dropped for being too much: how much may be under way is limited by who sends it.
-
+        :return: the subscription's number, and the subject.
         :raises LogUnavailable: the connection is lost.
         """
-        try:
-            return await self._client.subscribe(
-                self._client.new_inbox(), cb=handler, pending_msgs_limit=0, pending_bytes_limit=0
-            )
-        except NatsError as error:
-            raise LogUnavailable(str(error)) from error
+        if self.lost.is_set():
+            raise LogUnavailable(self.reason)
+        subject = subject or f"_INBOX.{secrets.token_hex(11)}"
+        self._subscribed += 1
+        self._handlers[self._subscribed] = handler
+        self._write(protocol.subscribe(subject, self._subscribed))
+        return self._subscribed, subject
 
-    async def unsubscribe(self, subscription: Subscription) -> None:
+    def unsubscribe(self, subscription: int) -> None:
         """Undo ``subscribe``."""
-        if not self.lost.is_set():
-            with contextlib.suppress(NatsError):
-                await subscription.unsubscribe()
+        if self._handlers.pop(subscription, None) and not self.lost.is_set():
+            self._write(protocol.unsubscribe(subscription))
 
     async def close(self) -> None:
         """End the connection and everything that waits on it."""
         self._lose("closed")
-        if self._ending is not None:
-            await asyncio.shield(self._ending)
+        await self._gone.wait()
+        if self._pinger is not None:
+            await asyncio.wait([self._pinger])
 
     @property
     def ended(self) -> bool:
         """Lost, and nothing of it is left."""
-        return self._ending is not None and self._ending.done()
+        return self._gone.is_set()
 
-    async def _answer(self, message: Msg) -> None:
+    # What comes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        # uvloop's transports are not of asyncio's class
+        self._transport = cast(asyncio.Transport, transport)
+        if self.lost.is_set():
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        if self.lost.is_set():
+            return
+        try:
+            self._parser.feed(data)
+        except ValueError as error:
+            self._lose(f"{self.server}: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._lose(f"{self.server}: {self.reason or exc or 'connection closed'}")
+        self._gone.set()
+
+    def _on_message(self, message: Message) -> None:
+        handler = self._handlers.get(message.subscription)
+        if handler is not None:
+            handler(message)
+
+    def _on_line(self, word: str, rest: str) -> None:
+        match word:
+            case "PING":
+                self._write(protocol.PONG)
+            case "PONG":
+                if self._pongs and not (pong := self._pongs.popleft()).done():
+                    pong.set_result(None)
+            case "INFO":
+                if not self._greeting.done():
+                    self._greeting.set_result(json.loads(rest))
+            case "-ERR":
+                self.reason = rest.strip("'")  # If it is the end, the server closes the connection.
+            case "+OK":
+                pass
+            case _:
+                raise protocol.ProtocolError(f"not a line of this protocol: {word[:200]!r}")
+
+    def _answer(self, message: Message) -> None:
         future = self._waiting.get(message.subject[len(self._inbox) + 1 :])
         if future is not None and not future.done():
             future.set_result(message)
 
-    async def _ping(self) -> None:
-        # Never cancelled with a ping on its way: the library's reader dies of the late answer.
+    # Whether it lives
+
+    async def _keep_pinging(self) -> None:
         while not self.lost.is_set():
             try:
-                await self._client.flush(timeout=PING_TIMEOUT)  # type: ignore[arg-type]
-            except (NatsError, OSError, TimeoutError) as error:
-                self._lose(f"{self.server}: {error}")
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await self._ping()
+            except (LogUnavailable, TimeoutError) as error:
+                self._lose(f"{self.server}: {error or 'no answer to a ping'}")
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PING_INTERVAL):
                     await self.lost.wait()
+
+    async def _ping(self) -> None:
+        """Return once the server has taken all that was sent before. Raises LogUnavailable."""
+        if self.lost.is_set():
+            raise LogUnavailable(self.reason)
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        self._write(protocol.PING)
+        await pong
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
 
     def _lose(self, reason: str) -> None:
         if self.lost.is_set():
             return
         self.reason = reason
         self.lost.set()
-        for future in self._waiting.values():
+        waiting: list[asyncio.Future[Any]] = [*self._waiting.values(), *self._pongs, self._greeting]
+        for future in waiting:
             if not future.done():
                 future.set_exception(LogUnavailable(reason))
-        self._ending = asyncio.create_task(self._end())
-
-    async def _end(self) -> None:
-        transport = self._client._transport
-        writer = getattr(transport, "_io_writer", None)
-        if writer is not None:
+                future.exception()  # Whoever waited may have gone.
+        if self._transport is None:
+            self._gone.set()
+        else:
             # Closing politely waits until the server has read what was sent; a stopped one never does.
-            writer.transport.abort()
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(PING_TIMEOUT):
-                await self._client.close()
-        if self._pinger is not None:
-            await self._pinger
+            self._transport.abort()
 
 
 def failure(stream: str, error: dict[str, Any]) -> LogMissing | LogUnavailable:
@@ -220,7 +261,7 @@ def failure(stream: str, error: dict[str, Any]) -> LogMissing | LogUnavailable:
     return LogMissing(text) if error.get("err_code") == NO_STREAM else LogUnavailable(text)
 
 
-def _expire(future: asyncio.Future[Msg], subject: str) -> None:
+def _expire(future: asyncio.Future[Message], subject: str) -> None:
     if not future.done():
         future.set_exception(LogUnavailable(f"{subject}: no answer in time"))
 

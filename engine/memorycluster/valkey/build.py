@@ -1,6 +1,7 @@
 """Build Valkey with our transaction log, or as it is: fetch, verify, patch, compile, cache.
 
-``python -m memorycluster.valkey.build [--stock]`` prints the directory that holds the programs.
+``python -m memorycluster.valkey.build [--stock]`` prints the directory that holds the programs; with
+``--source``, only the path of the source's archive.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable
@@ -115,6 +117,16 @@ async def build(progress: Progress, *, variant: Variant = Variant.DURABLE) -> Pa
             await _build(target, variant, progress)
             _prune(target, variant)
     return target
+
+
+async def source_archive(progress: Progress) -> Path:
+    """Return the path of the verified archive of Valkey's source, fetched first if need be.
+
+    :raises BuildError: if it can't be had or verified.
+    """
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_directory()) as work:
+        return await _unpack(read_source(recipe()), Path(work) / "source", progress)
 
 
 def check_tools() -> None:
@@ -239,16 +251,16 @@ async def _run(
         raise BuildError(f"'{' '.join(command[:6])} ...' failed with status {code}:\n{end}")
 
 
-async def _unpack(source: Source, tree: Path, progress: Progress) -> None:
-    """Make ``tree`` the verified source tree, from the first mirror that has it."""
+async def _unpack(source: Source, tree: Path, progress: Progress) -> Path:
+    """Make ``tree`` the verified source tree, from the first place that has it; return its archive."""
     problems: list[str] = []
     archive = cache_directory() / f"valkey-{source.version}.tar.gz"
     if archive.is_file() and await asyncio.to_thread(_extract, archive, tree, source, problems):
-        return
+        return archive
     given = os.environ.get(SOURCE_VARIABLE)
     if given:
         if await asyncio.to_thread(_extract, Path(given), tree, source, problems):
-            return
+            return Path(given)
         raise BuildError(f"${SOURCE_VARIABLE} is not the source of Valkey {source.version}: {problems[-1]}")
     for url in await _urls(source):
         partial = archive.with_suffix(f".{os.getpid()}.partial")
@@ -256,7 +268,7 @@ async def _unpack(source: Source, tree: Path, progress: Progress) -> None:
             await _download(url, partial, progress)
             if await asyncio.to_thread(_extract, partial, tree, source, problems):
                 partial.rename(archive)
-                return
+                return archive
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             problems.append(f"{url}: {error or type(error).__name__}")
         finally:
@@ -349,7 +361,9 @@ def main() -> int:
     """Build from the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m memorycluster.valkey.build", description=__doc__)
     parser.add_argument("--stock", action="store_true", help="Valkey as it is, without the transaction log")
-    variant = Variant.STOCK if parser.parse_args().stock else Variant.DURABLE
+    parser.add_argument("--source", action="store_true", help="only fetch the source; print its archive")
+    options = parser.parse_args()
+    variant = Variant.STOCK if options.stock else Variant.DURABLE
     last = ""
 
     def progress(text: str) -> None:
@@ -360,7 +374,8 @@ def main() -> int:
         last = text
 
     try:
-        print(asyncio.run(build(progress, variant=variant)))
+        wanted = source_archive(progress) if options.source else build(progress, variant=variant)
+        print(asyncio.run(wanted))
     except BuildError as error:
         print(error, file=sys.stderr)
         return 2

@@ -27,6 +27,7 @@ from memorycluster.agent.actions import (
     AskEngine,
     Commit,
     EndEngine,
+    Freeze,
     Lease,
     Promote,
     ReadLast,
@@ -261,6 +262,23 @@ class Engine(Process):
             self.world.check_follower(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What an agent notes before it promotes an engine."""
+
+    engine: Engine
+    epoch: int
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Froze:
+    """What an agent notes when it freezes."""
+
+    engine: Engine
+    note: Freeze
+
+
 class Control:
     """The control channel of one agent to one engine, and the stream with it."""
 
@@ -309,6 +327,9 @@ class Link:
         self.resume = engine.offset
         self.answered = self.resume == 0
         self.fed = self.resume
+        self.known = agent.known if self.resume else None
+        """What the engine was fed up to, by this life of its agent: the log must hold it still."""
+        self.unsent = bytearray()
         self.unit = bytearray()
         self.asking = False
         if engine.last_link:
@@ -354,7 +375,7 @@ class Link:
         if not self.open or not self.agent.alive or after != self.position.sequence or not self.asking:
             return
         self.asking = False
-        machine = self.agent.machine
+        machine, known = self.agent.machine, self.known
         for data in entries:
             sequence = self.position.sequence + 1
             try:
@@ -366,6 +387,9 @@ class Link:
                 self.world.after(200 * MS, 250 * MS, lambda: self.agent.run(self.ask))
                 return
             self.position = step.position
+            self.agent.do(machine.log_read(self.agent.clock(), step))
+            if not self.open:
+                return
             if step.voided:
                 self.unit.clear()
             self.unit += step.record.stream
@@ -373,13 +397,18 @@ class Link:
                 whole, self.unit = bytes(self.unit), bytearray()
                 new = whole[max(0, self.fed - (self.position.unit_end - len(whole))) :]
                 self.fed = max(self.fed, self.position.unit_end)
-                if new:
-                    self.feed.send(partial(self.engine.feed, new))
-            if self.position.unit_end >= self.resume:
-                self.answered = True
-            self.agent.do(machine.log_read(self.agent.clock(), step))
-            if not self.open:
+                self.unsent += new
+            if known and step.position.sequence == known.sequence and step.position != known:
+                self.agent.do(machine.log_corrupt(f"record {sequence} is not the one that was there"))
+                self.drop()
                 return
+            if self.position.unit_end >= self.resume and (not known or sequence >= known.sequence):
+                self.answered = True
+            if self.answered:
+                self.agent.known = self.position
+                if self.unsent:
+                    self.feed.send(partial(self.engine.feed, bytes(self.unsent)))
+                    self.unsent.clear()
         if self.position.sequence >= end and self.world.now - asked < 500 * MS:
             if self.answered:
                 self.agent.do(machine.log_end(self.agent.clock(), end))
@@ -404,13 +433,21 @@ class Agent(Process):
         self.control: Control | None = None
         self.ending: Engine | None = None
         self.link: Link | None = None
+        self.known: Position | None = None
+        """What its engine has been fed up to."""
+        self.owner: Engine | None = None
+        """The newest engine that was connected."""
         self.source: Engine | None = None
         """The engine whose stream is attached."""
         self.received = 0
         """Offset up to which that stream has arrived."""
+        if (froze := node.froze) and froze.engine.alive:
+            self.machine.refreeze(froze.note.reason, froze.note.epoch, froze.note.position)
         self.reconnect()
         self.tick()
         self.watch_space()
+        if note := node.promotion:
+            self.watch_promoted(note)
 
     def clock(self) -> Instant:
         return self.node.clock()
@@ -459,6 +496,11 @@ class Agent(Process):
                 self.read_log(self.read_last)
             case ReadNext(sequence):
                 self.read_log(lambda entries: self.read_next(sequence, entries))
+            case Freeze():
+                if self.link:
+                    self.link.drop()
+                if self.owner:
+                    self.node.froze = Froze(self.owner, action)
             case Alarm(reason):
                 self.node.alarms.append(reason)
 
@@ -561,6 +603,7 @@ class Agent(Process):
             def up(state: object) -> None:
                 assert isinstance(state, EngineState)
                 if self.control is control:
+                    self.owner = engine
                     self.do(self.machine.engine_up(self.clock(), state))
                     self.keep_asking(control)
 
@@ -618,11 +661,21 @@ class Agent(Process):
                 end = engine.offset
                 engine.stream.send(lambda: self.stream(engine, end))
 
+        if self.node.takes_notes:
+            self.node.promotion = Promotion(engine, epoch, self.nonce)
+
         def attached(_: object) -> None:
             self.do(self.machine.engine_promoted(self.clock()))
             self.do(self.machine.stream(self.clock(), self.received, []))
 
         control.ask(lambda: engine.promote(epoch, offset), answer)
+
+    def watch_promoted(self, note: Promotion) -> None:
+        """As ``_release_after``: once the engine of a predecessor has exited, say so."""
+        if note.engine.alive:
+            self.world.after(1 * MS, 5 * MS, lambda: self.run(lambda: self.watch_promoted(note)))
+        else:
+            self.do(self.machine.orphaned(self.clock(), note.epoch, note.nonce))
 
     def stream(self, engine: Engine, received: int) -> None:
         if self.source is engine:
@@ -665,6 +718,12 @@ class Node:
         self.slow = self.sluggish = 0
         """Further delay, of the network and between agent and engine, at most."""
         self.alarms: list[str] = []
+        self.promotion: Promotion | None = None
+        self.froze: Froze | None = None
+        self.takes_notes = True
+        """A promotion is noted; else the note of an older one stays."""
+        self.powered = True
+        """What has died is started again."""
         self.engine = Engine(self)
         self.agent = Agent(self)
 
@@ -683,7 +742,7 @@ class Node:
         self.world.at(self.world.now + delay, call)
 
     def accept_link(self, engine: Engine) -> None:
-        if self.agent.alive and not self.agent.paused:
+        if self.agent.alive and not self.agent.paused and self.agent.machine.phase is not Phase.FROZEN:
             if self.agent.link:
                 self.agent.link.drop()
             self.agent.link = link = Link(self.agent, engine)
@@ -704,7 +763,7 @@ class Node:
         self.world.after(20 * MS, 300 * MS, self.start_engine)
 
     def start_engine(self) -> None:
-        if not self.engine.alive:
+        if not self.engine.alive and self.powered:
             self.engine = Engine(self)
 
     def kill_agent(self) -> None:
@@ -719,8 +778,21 @@ class Node:
         self.world.after(20 * MS, 200 * MS, self.start_agent)
 
     def start_agent(self) -> None:
-        if not self.agent.alive:
+        if not self.agent.alive and self.powered:
             self.agent = Agent(self)
+
+    def lose(self) -> None:
+        """Lose the machine, with all that runs on it, until ``restore``."""
+        self.powered = False
+        self.kill_engine()
+        self.kill_agent()
+
+    def restore(self) -> None:
+        """Start a lost machine again: on another boot, so that its note proves nothing."""
+        if not self.powered:
+            self.powered, self.promotion, self.froze = True, None, None
+            self.start_engine()
+            self.start_agent()
 
 
 class World:
@@ -923,6 +995,8 @@ class World:
         self.log.recover()
         for node in self.nodes:
             node.slow = node.sluggish = 0
+            node.takes_notes = True
+            node.restore()
             node.engine.resume()
             node.agent.resume()
             self.check_one_serves()

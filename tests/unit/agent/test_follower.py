@@ -11,12 +11,13 @@ import hiredis
 import pytest
 from tests.log.records import Writer
 
-from memorycluster.agent.follower import EMPTY_RDB, Follower
+from memorycluster.agent.follower import Follower
 from memorycluster.local.ports import free_base
-from memorycluster.log.chain import Read
-from memorycluster.log.interface import Entry, Log
+from memorycluster.log.chain import Position, Read
+from memorycluster.log.interface import Entry, Log, LogHealth
 from memorycluster.log.record import Flags, replication_id
 from memorycluster.log.service import genesis
+from memorycluster.snapshot.bootstrap import EMPTY_RDB
 
 GENERATION = UUID(int=3)
 REPLID = replication_id(GENERATION)
@@ -33,6 +34,12 @@ class Written(Log):
     def write(self, data: bytes) -> None:
         self.messages.append(self.writer.accept(data))
 
+    async def health(self) -> LogHealth:
+        return LogHealth(1, len(self.messages), 0, 1 << 30)
+
+    async def get(self, sequence: int) -> bytes | None:
+        return self.messages[sequence - 1]
+
     async def tail(self, after: int, *, avoid: Collection[str] = ()) -> AsyncGenerator[Entry | None, None]:
         while True:
             while after < len(self.messages):
@@ -46,10 +53,14 @@ class Heard:
     """What the follower tells."""
 
     def __init__(self) -> None:
+        self.starts: list[Position] = []
         self.reads: list[Read] = []
         self.ends: list[int] = []
         self.ahead: list[tuple[int, int]] = []
         self.corrupt: list[str] = []
+
+    def on_start(self, position: Position) -> None:
+        self.starts.append(position)
 
     def on_read(self, read: Read) -> None:
         self.reads.append(read)
@@ -211,3 +222,79 @@ async def test_a_newer_link_of_the_engine_replaces_the_older_one() -> None:
             assert await older.reader.read() == b"", "closed"
         world.log.write(world.log.writer.data(b"one"))
         assert await newer.fed(3) == b"one"
+
+
+async def again(world: World, offset: int) -> Engine:
+    """The engine's link breaks, and it asks for what follows ``offset``."""
+    world.follower.drop()
+    engine = await world.connect()
+    await engine.psync(REPLID, offset + 1)
+    return engine
+
+
+async def test_an_engine_whose_link_broke_goes_on_once_the_log_is_proved_to_hold_all_it_was_fed() -> None:
+    async with following() as world:
+        engine = await full_sync(world)
+        for data in (b"one", b"two"):
+            world.log.write(world.log.writer.data(data))
+        assert await engine.fed(6) == b"onetwo"
+        lost = world.log.messages.pop()  # By a member that is behind, for a while.
+        engine = await again(world, 3)
+        while not world.heard.ahead:
+            await asyncio.sleep(0.01)
+        assert set(world.heard.ahead) == {(6, 3)}
+        assert await engine.silent()
+        world.log.messages.append(lost)
+        assert await engine.line() == f"+CONTINUE {REPLID}".encode()
+        world.log.write(world.log.writer.data(b"more"))
+        assert await engine.fed(7) == b"twomore"
+
+
+async def test_an_engine_is_not_fed_from_a_log_that_holds_other_data_than_it_was_fed() -> None:
+    async with following() as world:
+        engine = await full_sync(world)
+        before = list(world.log.messages)
+        for data in (b"one", b"two"):
+            world.log.write(world.log.writer.data(data))
+        assert await engine.fed(6) == b"onetwo"
+        other = Writer(GENERATION)
+        other.accept(before[1])
+        other.epoch = world.log.writer.epoch
+        world.log.messages = [
+            *before,
+            *(other.accept(other.data(data)) for data in (b"ONE", b"TWO", b"MORE")),
+        ]
+        engine = await again(world, 3)
+        while not world.heard.corrupt:
+            await asyncio.sleep(0.01)
+        assert await engine.line() == b"", "never answered"
+
+
+async def test_a_frozen_engine_is_fed_nothing_more_until_that_is_over() -> None:
+    async with following() as world:
+        engine = await full_sync(world)
+        world.log.write(world.log.writer.data(b"one"))
+        assert await engine.fed(3) == b"one"
+        world.follower.hold()
+        assert await engine.line() == b""
+        world.log.write(world.log.writer.data(b"two"))
+        assert await (await again(world, 3)).line() == b""
+        world.follower.release()
+        assert await (await again(world, 3)).line() == f"+CONTINUE {REPLID}".encode()
+
+
+async def test_the_record_at_which_it_freezes_is_not_fed() -> None:
+    async with following() as world:
+        engine = await full_sync(world)
+        heard = world.heard.on_read
+
+        def on_read(read: Read) -> None:
+            heard(read)
+            if read.record.stream == b"two":
+                world.follower.hold()
+
+        world.heard.on_read = on_read  # type: ignore[method-assign]
+        for data in (b"one", b"two"):
+            world.log.write(world.log.writer.data(data))
+        async with asyncio.timeout(5):
+            assert await engine.reader.read() == b"one"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -73,6 +74,22 @@ class Faults(RuleBasedStateMachine):
             node.kill_engine()
         if what != "engine":
             node.kill_agent()
+        self.world.run(then)
+
+    @rule(who=WHO, then=THEN)
+    def machine_is_lost(self, who: int, then: int) -> None:
+        self.node(who).lose()
+        self.world.run(then)
+
+    @rule(then=THEN)
+    def all_machines_are_back(self, then: int) -> None:
+        for node in self.world.nodes:
+            node.restore()
+        self.world.run(then)
+
+    @rule(who=WHO, takes_notes=st.booleans(), then=THEN)
+    def disk_of_a_node_is_full(self, who: int, takes_notes: bool, then: int) -> None:
+        self.node(who).takes_notes = takes_notes
         self.world.run(then)
 
     @rule(then=THEN)
@@ -179,6 +196,16 @@ def fail_both(node: Node) -> None:
     node.kill_agent()
 
 
+def lose_node(node: Node) -> None:
+    node.lose()
+
+
+def fail_both_unnoted(node: Node) -> None:
+    """With a note of no promotion but an older one: as if this one could not be written."""
+    node.promotion = replace(node.promotion, epoch=node.promotion.epoch - 1) if node.promotion else None
+    fail_both(node)
+
+
 def freeze_engine(node: Node) -> None:
     node.engine.paused = True
 
@@ -197,7 +224,9 @@ def give_away(node: Node) -> None:
         (give_away, 0, 200 * MS),
         (fail_engine, 0, SECOND),
         (fail_agent, 0, SECOND),
-        (fail_both, 1.2, SECOND),
+        (fail_both, 0, SECOND),
+        (fail_both_unnoted, 1.2, SECOND),
+        (lose_node, 1.2, SECOND),
         (freeze_engine, 1.2, SECOND),
         (freeze_both, 1.2, SECOND),
     ],
@@ -225,9 +254,18 @@ def test_the_time_to_a_new_leader(fault: Callable[[Node], None], leases: float, 
 
 
 @history(40)
-@given(seed=SEED, nodes=st.integers(1, 3), records=st.integers(1, 60), stopped=st.booleans())
-def test_a_lost_tail_is_noticed(seed: int, nodes: int, records: int, stopped: bool) -> None:
-    """Whoever holds more committed data than the log keeps it, serves none of it, and says so."""
+@given(
+    seed=SEED,
+    nodes=st.integers(1, 3),
+    records=st.integers(1, 60),
+    stopped=st.booleans(),
+    restarts=st.integers(0, 3),
+)
+def test_a_lost_tail_is_noticed(seed: int, nodes: int, records: int, stopped: bool, restarts: int) -> None:
+    """Whoever holds more committed data than the log keeps it, serves none of it, and says so.
+
+    Also when its agent is started again, and again.
+    """
     world, random = World(seed, nodes=nodes), Random(seed)
     world.run(random.randrange(3 * SECOND))
     for node in world.nodes:
@@ -239,19 +277,28 @@ def test_a_lost_tail_is_noticed(seed: int, nodes: int, records: int, stopped: bo
     world.log.available = False
     world.run(random.choice([0, SECOND]))
     world.lose_tail(records)
-    kept = []
+    kept, held = [], {}
     for node in world.nodes:
         known = node.engine.committed if node.engine.leads else node.engine.offset
         if node.engine.alive and known > world.position.unit_end:
             assert node.agent.alive
             assert node.engine.control
             kept.append((node, node.engine, known))
+            held[node.engine] = node.engine.data[:known]
     world.heal()
     world.run(machine.INSIST * 2 + 10 * SECOND)
+    for _ in range(restarts):  # The log has grown meanwhile, perhaps beyond what was lost.
+        for node in world.nodes:
+            if node.agent.machine.phase is machine.Phase.FROZEN:
+                node.kill_agent()
+        world.run(random.randrange(6 * SECOND))
+    world.run(SECOND)
     for node, engine, known in kept:
         if world.content[:known] == engine.data[:known]:
             continue  # A retry that was still under way has put it back.
         assert node.engine is engine, f"{node.name} threw its memory away"
+        assert node.agent.alive
+        assert engine.data[:known] == held[engine], f"{node.name} was fed another history"
         assert engine.alive
         assert not engine.may_serve(), world.describe()
         assert engine.leads or not engine.reads, world.describe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.agent.hand import LEASE, MS, SECOND, THEIRS, Hand, unit
+from tests.unit.agent.hand import GENERATION, LEASE, MINE, MS, SECOND, THEIRS, Hand, unit
 
 from memorycluster.agent import machine as machine_module
 from memorycluster.agent.actions import (
@@ -14,6 +14,7 @@ from memorycluster.agent.actions import (
     AskEngine,
     Commit,
     EndEngine,
+    Freeze,
     Lease,
     Promote,
     ReadLast,
@@ -22,7 +23,8 @@ from memorycluster.agent.actions import (
     Revoke,
     Writes,
 )
-from memorycluster.agent.machine import Phase
+from memorycluster.agent.machine import Machine, Phase
+from memorycluster.log.chain import Position
 from memorycluster.log.record import Flags, Kind
 
 
@@ -668,8 +670,47 @@ def test_a_frozen_machine_does_nothing_any_more() -> None:
     assert not hand.machine.engine_answered(hand.now, hand.boot, hand.engine(leads=1))
     assert not hand.machine.engine_lost(hand.now)
     assert not hand.machine.engine_exited(hand.now)
-    assert not hand.machine.engine_up(hand.now, hand.engine(leads=1))
+    assert hand.up(hand.engine(leads=1)) == [Revoke(1)], "it may not have been told"
     assert not hand.machine.give_away(hand.now, "")
+    assert hand.phase() is Phase.FROZEN
+
+
+def frozen_successor(hand: Hand) -> Hand:
+    """The agent has ended; the next one has found the note of its freeze, and the log has grown since."""
+    (note,) = hand.of(Freeze)
+    hand.machine = Machine("a", LEASE, Position(GENERATION))
+    hand.machine.refreeze(note.reason, note.epoch, note.position)
+    return hand
+
+
+def test_the_successor_of_a_frozen_leader_is_frozen_and_knows_what_it_knew() -> None:
+    hand = deposed(Hand().leading())
+    at = hand.machine.position
+    hand.did(hand.machine.log_next(hand.now, 3, hand.write(Kind.DATA, unit(10))))
+    reason = hand.machine.reason
+    hand = frozen_successor(hand)
+    assert hand.up(hand.engine(10, leads=1)) == [Revoke(1)]
+    assert not hand.did(hand.machine.engine_revoked(hand.now, 1, 10))
+    claim = hand.write(Kind.CLAIM, b"b")
+    assert not hand.did(hand.machine.log_last(claim))
+    hand.quiet(20 * SECOND)
+    assert not hand.tick()
+    assert (hand.phase(), hand.machine.reason) == (Phase.FROZEN, reason)
+    assert (hand.machine.epoch, hand.machine.position) == (1, at)
+
+
+def test_the_successor_of_a_frozen_follower_answers_no_reads() -> None:
+    hand = Hand().following()
+    for _ in range(60):
+        hand.wait(SECOND)
+        hand.did(hand.machine.engine_ahead(hand.now, 200, 100))
+        if hand.of(Freeze):
+            break
+    hand = frozen_successor(hand)
+    hand.up(hand.engine(200))
+    assert hand.of(Reads) == [Reads(False, hand.machine.reason)]
+    hand.end()
+    assert not hand.quiet(20 * SECOND)
     assert hand.phase() is Phase.FROZEN
 
 
@@ -1084,6 +1125,151 @@ def test_a_restarted_agent_whose_engine_led_in_an_epoch_that_the_log_lacks_freez
     assert hand.phase() is Phase.FROZEN
 
 
+# ---------------------------------------------------------------------- a predecessor whose engine has exited
+
+
+def orphaned(hand: Hand, *, epoch: int = 1, nonce: int = THEIRS) -> Hand:
+    """An agent that has just started learns that the engine which its predecessor led with has exited."""
+    if hand.position.sequence == 1:
+        hand.write(Kind.CLAIM, b"a")
+        hand.write(Kind.DATA, unit(100))
+    hand.did(hand.machine.orphaned(hand.now, epoch, nonce))
+    return hand
+
+
+def test_what_a_dead_engine_led_is_released_at_once() -> None:
+    hand = orphaned(Hand())
+    assert hand.actions == [ReadLast()]
+    assert not hand.machine.log_last(None), "it could not be had"
+    hand.wait(LEASE // 20)
+    assert hand.tick() == [ReadLast()]
+    hand.did(hand.machine.log_last(hand.log[-1].record))
+    release = hand.flight()
+    assert (release.kind, release.epoch, release.sequence, release.start) == (Kind.RELEASE, 1, 4, 100)
+    hand.wait(LEASE // 20)
+    assert not hand.tick(), "it is in flight"
+    assert not hand.machine.log_last(hand.log[-1].record)
+    hand.commit()  # Asserts that every reader accepts it.
+    assert not hand.actions
+    assert hand.phase() is Phase.FOLLOWING
+    hand.wait(LEASE)
+    assert not hand.tick(), "once is enough"
+
+
+def test_a_released_orphan_may_be_claimed_by_whoever_released_it() -> None:
+    hand = orphaned(Hand())
+    hand.machine.log_last(hand.log[-1].record)
+    hand.up(hand.engine(0))
+    hand.read()
+    release = hand.send()
+    hand.land(release)
+    hand.answer(100)
+    hand.end()
+    assert not hand.of(Append), "one append at a time"
+    hand.did(hand.machine.append_done(hand.now, release))
+    hand.end()
+    assert hand.phase() is Phase.CLAIMING
+    assert hand.flight().epoch == 2
+
+
+def test_the_release_of_an_orphan_may_follow_an_open_unit() -> None:
+    hand = orphaned(Hand())
+    hand.machine.log_last(hand.write(Kind.DATA, unit(20), flags=Flags.CONTINUES))
+    assert hand.flight().start == 120
+    hand.commit()
+
+
+def test_an_append_of_the_dead_agent_lands_after_all() -> None:
+    hand = orphaned(Hand())
+    hand.machine.log_last(hand.log[-1].record)
+    hand.send()
+    late = hand.write(Kind.DATA, unit(30))
+    hand.did(hand.machine.append_refused(hand.now))
+    hand.wait(LEASE // 20)
+    assert hand.tick() == [ReadLast()]
+    hand.did(hand.machine.log_last(late))
+    assert (hand.flight().sequence, hand.flight().start, hand.flight().crc) == (5, 130, late.running_crc)
+
+
+def test_another_epoch_than_the_one_of_the_dead_engine_is_never_released() -> None:
+    hand = orphaned(Hand())
+    claim = hand.write(Kind.CLAIM, b"b", nonce=THEIRS)
+    hand.did(hand.machine.log_last(claim))
+    assert not hand.of(Append)
+    hand.wait(LEASE)
+    assert not hand.tick(), "it is over"
+
+
+def test_an_epoch_of_the_same_number_that_another_process_claimed_is_never_released() -> None:
+    """The log lost the dead agent's claim, and somebody else, whose engine lives, claimed in its place."""
+    hand = orphaned(Hand(), nonce=MINE)
+    hand.did(hand.machine.log_last(hand.log[-1].record))
+    assert not hand.of(Append)
+    hand.wait(LEASE)
+    assert not hand.tick(), "it is over"
+
+
+def test_an_orphan_that_has_been_released_needs_no_release() -> None:
+    hand = orphaned(Hand())
+    hand.did(hand.machine.log_last(hand.write(Kind.RELEASE)))
+    assert not hand.of(Append)
+    hand.wait(LEASE)
+    assert not hand.tick(), "it is over"
+
+
+def test_an_answer_from_before_the_orphans_claim_is_not_the_last_word() -> None:
+    hand = orphaned(Hand())
+    hand.did(hand.machine.log_last(hand.log[0].record))
+    assert not hand.actions
+    hand.wait(LEASE // 20)
+    assert hand.tick() == [ReadLast()]
+    hand.machine.log_last(hand.log[-1].record)
+    assert hand.flight().kind is Kind.RELEASE
+
+
+def test_nothing_is_released_for_the_dead_while_a_claim_is_in_flight() -> None:
+    hand = Hand().following()
+    hand.quiet(6 * SECOND)
+    hand.did(hand.machine.orphaned(hand.now, 1, THEIRS))
+    assert not hand.actions
+    hand.did(hand.machine.log_last(hand.log[-1].record))
+    assert not hand.actions
+    hand.commit()
+    assert hand.of(Promote)
+
+
+def test_the_release_of_an_orphan_is_not_that_of_an_engine_which_still_leads() -> None:
+    hand = orphaned(Hand())
+    hand.machine.log_last(hand.log[-1].record)
+    release = hand.send()
+    hand.land(release)
+    hand.write(Kind.CLAIM, b"a")
+    hand.up(hand.engine(100, leads=2, committed=100))
+    assert hand.actions == [Revoke(2)]
+    hand.did(hand.machine.append_done(hand.now, release))
+    assert not hand.actions
+    assert hand.phase() is Phase.INHERITING
+    hand.did(hand.machine.engine_revoked(hand.now, 2, 100))
+    hand.did(hand.machine.log_last(hand.log[-1].record))
+    assert hand.flight().epoch == 2
+
+
+def test_an_orphans_release_that_is_done_changes_nothing_in_a_frozen_node() -> None:
+    hand = orphaned(Hand())
+    hand.machine.log_last(hand.log[-1].record)
+    release = hand.send()
+    hand.up()
+    for _ in range(60):
+        hand.wait(SECOND)
+        hand.machine.engine_ahead(hand.now, 200, 100)
+    assert hand.phase() is Phase.FROZEN
+    reason = hand.machine.reason
+    hand.land(release)
+    hand.did(hand.machine.append_done(hand.now, release))
+    assert not hand.actions
+    assert hand.machine.reason == reason
+
+
 # ---------------------------------------------------------------------- following
 
 
@@ -1302,6 +1488,59 @@ def test_a_log_whose_past_has_changed_freezes() -> None:
         if hand.phase() is Phase.FROZEN:
             break
     assert hand.phase() is Phase.FROZEN
+
+
+# ---------------------------------------------------------------------- a human has put the log right
+
+
+def test_a_recovered_leader_reloads_and_reads_everything_anew() -> None:
+    hand = deposed(Hand().leading())
+    hand.did(hand.machine.log_too_short(2))
+    hand.wait(20 * SECOND)
+    hand.tick()
+    hand.did(hand.machine.log_too_short(2))
+    assert hand.phase() is Phase.FROZEN
+    assert not hand.tick()
+    hand.did(hand.machine.recovered())
+    assert hand.of(EndEngine)
+    assert hand.phase() is Phase.FOLLOWING
+    assert not hand.machine.reason
+    assert hand.machine.position.sequence == 0, "its records may be others than those that were there"
+    hand.did(hand.machine.engine_exited(hand.now))
+    hand.up(hand.engine(0))
+    hand.end()
+    assert hand.phase() is Phase.FOLLOWING
+
+
+def test_a_recovered_follower_keeps_its_engine_and_does_not_claim_before_it_has_read_all() -> None:
+    hand = Hand().following()
+    for _ in range(60):
+        hand.wait(SECOND)
+        hand.machine.engine_ahead(hand.now, 200, 100)
+    assert hand.phase() is Phase.FROZEN
+    hand.did(hand.machine.recovered())
+    assert not hand.actions
+    assert hand.phase() is Phase.FOLLOWING
+    for _ in range(40):
+        hand.wait(250 * MS)
+        hand.did(hand.machine.log_end(hand.now, 0))
+        assert hand.phase() is Phase.FOLLOWING
+
+
+def test_who_is_not_frozen_has_nothing_to_recover_from() -> None:
+    hand = Hand().leading()
+    assert not hand.machine.recovered()
+    assert hand.phase() is Phase.LEADING
+    assert hand.machine.position.sequence
+
+
+def test_a_reader_that_stopped_at_corruption_starts_anew() -> None:
+    hand = Hand().following()
+    hand.machine.log_corrupt("record 4 is not what it must be")
+    assert not hand.machine.recovered()
+    assert not hand.machine.corrupt
+    assert hand.machine.position.sequence == 0
+    assert not hand.machine.caught_up
 
 
 # ---------------------------------------------------------------------- space

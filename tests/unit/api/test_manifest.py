@@ -5,11 +5,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.api.corpus import BAD_SPECS, GOOD_SPECS, HEAD, Bad, manifest_text
 
 from memorycluster.api.manifest import Manifest, ManifestError, load_manifest, parse_manifest
 from memorycluster.api.parameters import check_parameter, list_parameters
 
-HEAD = "apiVersion: memorycluster.io/v1alpha1\nkind: MemoryCluster\n"
 NAMED = HEAD + "metadata: {name: demo}\n"
 ROOT = Path(__file__).parents[3]
 
@@ -30,8 +30,13 @@ spec:
   shards: 3
   replicasPerShard: 0
   zones: [here]
-  log: {maxBytes: 512Mi}
+  log: {maxBytes: 512Mi, image: nats:2.15.1, storage: {size: 4Gi, storageClassName: fast}}
   failover: {lease: 1500ms}
+  networkPolicy: {from: [{podSelector: {matchLabels: {app: web}}}, {ipBlock: {cidr: 10.0.0.0/8}}]}
+  deletionPolicy: Delete
+  paused: true
+  scheduling: {tolerations: [{key: dedicated, operator: Exists}], nodeSelector: {disk: ssd}}
+  imagePullSecrets: [{name: registry}]
 """
     )
     spec = manifest.spec
@@ -40,6 +45,20 @@ spec:
     assert spec.engine.parameters == {"maxmemory": "1gb", "hz": "50", "activedefrag": "yes"}
     assert (spec.shards, spec.nodes_per_shard, spec.zones) == (3, 1, ("here",))
     assert (spec.log.max_bytes, spec.failover.lease) == (512 << 20, 1.5)
+    assert (spec.log.storage.size, spec.log.storage.storage_class_name) == (4 << 30, "fast")
+    assert [peer.as_written() for peer in spec.network_policy.peers] == [
+        {"podSelector": {"matchLabels": {"app": "web"}}},
+        {"ipBlock": {"cidr": "10.0.0.0/8"}},
+    ]
+    assert (spec.deletion_policy, spec.paused, spec.image_pull_secrets[0].name) == (
+        "Delete",
+        True,
+        "registry",
+    )
+    assert spec.scheduling.as_written() == {
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "nodeSelector": {"disk": "ssd"},
+    }
 
 
 def test_what_kubernetes_exports_can_be_read_again() -> None:
@@ -71,6 +90,7 @@ BAD = {
     "- 1": "expected a map with apiVersion, kind, metadata and spec; found a list",
     "a: 1\nb: [": "line 2: not valid YAML: expected the node content, but found '<stream end>'",
     NAMED + "\t- x": "line 4: not valid YAML: found character '\\t' that cannot start any token",
+    "{}: 1": "line 1: not valid YAML: found unhashable key",
     NAMED + "kind: MemoryCluster": "line 4: not valid YAML: the key 'kind' is given twice",
     NAMED + "---\n" + NAMED: "2 YAML documents; expected exactly one MemoryCluster",
     "kind: Pod\napiVersion: v1": "apiVersion, kind: expected memorycluster.io/v1alpha1 MemoryCluster, found v1 Pod",
@@ -87,45 +107,6 @@ BAD = {
     NAMED + "foo: 1": "foo: unknown field; remove it (known here: apiVersion, kind, metadata, spec, status)",
 }
 
-BAD_SPEC = {
-    "shard: 1": ".shard: unknown field; remove it (known here: engine, shards, replicasPerShard, zones, log, failover)",
-    "tls: {}": ".tls: unknown field; remove it (known here: engine, shards, replicasPerShard, zones, log, failover)",
-    "replicas_per_shard: 1": ".replicas_per_shard: unknown field; remove it (known here: engine, shards, replicasPerShard, zones, log, failover)",
-    "engine: {threads: 1}": ".engine.threads: unknown field; remove it (known here: version, ioThreads, parameters)",
-    "shards: '1'": ".shards: expected an integer, found a string",
-    "shards: true": ".shards: expected an integer, found a boolean",
-    "shards: 1.0": ".shards: expected an integer, found a number",
-    "shards:": ".shards: expected an integer, found nothing",
-    "shards: 0": ".shards: 0 is out of range; use at least 1",
-    "shards: 501": ".shards: 501 is out of range; use at most 500",
-    "replicasPerShard: -1": ".replicasPerShard: -1 is out of range; use at least 0",
-    "replicasPerShard: 6": ".replicasPerShard: 6 is out of range; use at most 5",
-    "{shards: 500, replicasPerShard: 5}": ": 500 shards with 5 replicas are 3000 nodes; at most 1000: lower shards or replicasPerShard",
-    "zones: zone-a": ".zones: expected a list, found a string",
-    "zones: []": ".zones: 0 zones; name 1 or 3 (two zones can't lose one and keep a majority)",
-    "zones: [a, b]": ".zones: 2 zones; name 1 or 3 (two zones can't lose one and keep a majority)",
-    "zones: [a, b, a]": ".zones: zones must differ from each other",
-    "zones: [a, b, 3]": ".zones[2]: expected a string (put it in quotes), found an integer",
-    "engine: {version: 9.1}": ".engine.version: 9.1 is not supported; use '9.1.2'",
-    "engine: 5": ".engine: expected a map, found an integer",
-    "engine: {ioThreads: 0}": ".engine.ioThreads: 0 is out of range; use at least 1",
-    "engine: {parameters: [a]}": ".engine.parameters: expected a map of parameter names to values",
-    "engine: {parameters: {appendonly: yes}}": ".engine.parameters.appendonly: durability stands on this parameter, so MemoryCluster sets it; remove it",
-    "engine: {parameters: {txlog-enabled: 'no'}}": ".engine.parameters.txlog-enabled: durability stands on this parameter, so MemoryCluster sets it; remove it",
-    "engine: {parameters: {io-threads: 4}}": ".engine.parameters.io-threads: set spec.engine.ioThreads instead",
-    "engine: {parameters: {maxmemory-polcy: x}}": ".engine.parameters.maxmemory-polcy: not a parameter that can be set here; did you mean maxmemory-policy?",
-    "engine: {parameters: {requirepass: x}}": ".engine.parameters.requirepass: not a parameter that can be set here; remove it",
-    "engine: {parameters: {activedefrag: yes}}": ".engine.parameters.activedefrag: expected a string or an integer; put the value in quotes",
-    "engine: {parameters: {maxmemory: lots}}": ".engine.parameters.maxmemory: 'lots' is not bytes, like 100mb",
-    "log: {maxBytes: 4GB}": ".log.maxBytes: '4GB' is not a quantity of bytes: write it like 4Gi or 512Mi",
-    "log: {maxBytes: true}": ".log.maxBytes: expected a quantity of bytes like 4Gi",
-    "log: {maxBytes: 1Mi}": ".log.maxBytes: '1Mi' is out of range; use at least 64Mi",
-    "failover: {lease: 5}": ".failover.lease: expected a duration like 5s",
-    "failover: {lease: soon}": ".failover.lease: 'soon' is not a duration: write it like 5s, 500ms or 1m30s",
-    "failover: {lease: 500ms}": ".failover.lease: '500ms' is out of range; use at least 1s",
-    "failover: {lease: 2m}": ".failover.lease: '2m' is out of range; use at most 60s",
-}
-
 
 @pytest.mark.parametrize(("text", "line"), BAD.items())
 def test_a_bad_manifest_gets_one_line(text: str, line: str) -> None:
@@ -134,11 +115,41 @@ def test_a_bad_manifest_gets_one_line(text: str, line: str) -> None:
     assert str(caught.value) == line
 
 
-@pytest.mark.parametrize(("spec", "line"), BAD_SPEC.items())
-def test_a_bad_spec_gets_one_line_that_names_the_field(spec: str, line: str) -> None:
+@pytest.mark.parametrize("bad", BAD_SPECS, ids=lambda bad: bad.spec)
+def test_a_bad_spec_gets_one_line_that_names_the_field(bad: Bad) -> None:
     with pytest.raises(ManifestError) as caught:
-        parse_manifest(NAMED + "spec: " + (spec if spec.startswith("{") else f"{{{spec}}}"))
-    assert str(caught.value) == "spec" + line
+        parse_manifest(manifest_text(bad.spec))
+    assert str(caught.value) == "spec" + bad.line
+
+
+@pytest.mark.parametrize("name", ["orders-log", "orders-0", "orders-17", "orders-replicas", "a-b-config"])
+def test_names_of_a_clusters_own_objects_are_taken(name: str) -> None:
+    with pytest.raises(ManifestError, match=r"^metadata.name: names of a cluster's own objects end in -"):
+        parse_manifest(manifest_text("{}", name))
+
+
+@pytest.mark.parametrize(
+    "name", ["orders", "log", "config", "orders-logs", "orders-0a", "orders0", "replicas-of"]
+)
+def test_other_names_are_free(name: str) -> None:
+    assert parse_manifest(manifest_text("{}", name)).metadata.name == name
+
+
+@pytest.mark.parametrize("spec", GOOD_SPECS)
+def test_a_good_spec_says_what_it_said(spec: str) -> None:
+    manifest = parse_manifest(manifest_text(spec))
+    assert Manifest.model_validate(manifest.as_written()) == manifest
+    assert (
+        Manifest.model_validate(manifest.model_dump(mode="json", by_alias=True, exclude_none=True))
+        == manifest
+    )
+
+
+def test_volumes_hold_what_the_logs_may_take() -> None:
+    spec = parse_manifest(manifest_text("{shards: 3, log: {maxBytes: 1Gi}}")).spec
+    assert (spec.log_bytes, spec.log_volume_bytes) == (4 << 30, 5 << 30)
+    spec = parse_manifest(manifest_text("{log: {maxBytes: 1Gi, storage: {size: 20Gi}}}")).spec
+    assert spec.log_volume_bytes == 20 << 30
 
 
 def test_each_mistake_has_its_line() -> None:

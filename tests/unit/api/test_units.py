@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memorycluster.api.units import format_bytes, parse_duration, parse_quantity
+from memorycluster.api.units import format_bytes, format_duration, parse_duration, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -10,6 +10,11 @@ from memorycluster.api.units import format_bytes, parse_duration, parse_quantity
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@given(st.integers(0, 10**9))
+def test_durations_say_what_they_said(milliseconds: int) -> None:
+    assert parse_duration(format_duration(milliseconds / 1000)) == milliseconds / 1000
 
 
 @pytest.mark.parametrize("text", ["", "5", "5x", "-5s", "5 s", "s", "5s ", "1e3s", "5S"])

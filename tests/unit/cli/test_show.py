@@ -32,6 +32,7 @@ def status(*, message: str = "") -> MemoryClusterStatus:
         epoch=3,
         committed_offset=1234,
         applied_offset=1234,
+        lag=0,
         lease=4.96,
         ready=True,
     )

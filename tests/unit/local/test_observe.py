@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from memorycluster.api.status import MemoryClusterStatus, Phase, Role
+from memorycluster.api.status import MemoryClusterStatus, Phase, Role, RottenRecord
 from memorycluster.api.topology import Address, build_topology
 from memorycluster.local.observe import Answer, build_status
 
@@ -73,8 +73,10 @@ def test_healthy() -> None:
 
 def test_the_shape_is_that_of_kubernetes() -> None:
     shape = status(HEALTHY).model_dump(mode="json", by_alias=True)
-    assert set(shape) == {"observedGeneration", "phase", "conditions", "endpoints", "shards"}
-    assert set(shape["conditions"][0]) == {"type", "status", "reason", "message", "lastTransitionTime"}
+    assert (shape["observedGeneration"], shape["phase"], len(shape["endpoints"])) == (1, "Ready", 4)
+    assert (shape["shardsReady"], shape["primaryZones"], shape["logMembersReady"]) == ("2/2", "a,c", "3/3")
+    assert (shape["replicasPerShard"], shape["message"]) == (1, "2 of 2 shards serve")
+    assert set(shape["conditions"][0]) > {"type", "status", "reason", "message", "lastTransitionTime"}
     node = shape["shards"][0]["nodes"][0]
     assert (node["role"], node["committedOffset"], node["appliedOffset"], node["lease"]) == (
         "primary",
@@ -97,6 +99,19 @@ def test_a_log_member_behind_degrades() -> None:
     seen = status({**HEALTHY, "demo-0-0": said("leader", log=log(True, False, True))})
     assert seen.phase is Phase.DEGRADED
     assert seen.conditions[1].message == "shard 0: log member log-1 is not current"
+
+
+def test_what_any_reader_finds_rotten_degrades() -> None:
+    found = [{"log": "demo-0", "member": "log-2", "record": 9, "reason": "log record 9: missing"}]
+    seen = status({**HEALTHY, "demo-0-1": said("follower", lease=None, rotten=found)})
+    assert seen.phase is Phase.DEGRADED
+    assert seen.conditions[1].message == "shard 0: log member log-2 is rotten: log record 9: missing"
+    assert seen.shards[0].log is not None
+    assert [member.rotten for member in seen.shards[0].log.members] == [
+        None,
+        None,
+        RottenRecord(record=9, reason="log record 9: missing"),
+    ]
 
 
 def test_a_lapsed_leader_does_not_serve() -> None:

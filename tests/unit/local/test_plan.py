@@ -56,6 +56,13 @@ def test_more_replicas_leave_every_port_as_it_was() -> None:
     assert len({node.port for node in nodes}) == 4
 
 
+def test_another_store_of_snapshots_is_not_remembered_before_it_is_known_to_do() -> None:
+    first = {"store": {"directory": {"path": "/first"}}}
+    before = plan(manifest(snapshots=first))
+    after = plan(manifest(snapshots={"store": {"directory": {"path": "/second"}}}), before)
+    assert after.store == before.store == manifest(snapshots=first).spec.snapshots.store
+
+
 def test_fewer_replicas_keep_their_ports_for_later() -> None:
     before = plan(manifest(replicasPerShard=2))
     after = plan(manifest(replicasPerShard=0), before, base_port=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from memorycluster.log import healing
 from memorycluster.log.healing import LIST, Copy, Healer, Kind, Step, decide, unsettled
 from memorycluster.log.inspection import Inspection, copies
+from memorycluster.log.interface import SNAPSHOTS_STREAM, LogUnavailable
 
 MEMBERS = ["a", "b", "c"]
 
@@ -92,6 +94,8 @@ class Service:
         self.found_when_stopped = found_when_stopped
         self.did: list[str] = []
         self.rotten = ""
+        self.away = False
+        self.scrubbed: list[tuple[str, str, int | None]] = []
 
     async def copies(self) -> list[Copy]:
         return list(self.found)
@@ -100,7 +104,10 @@ class Service:
         self.did.append(f"step down {stream}")
         self.found = [replace(c, leads=c.member == "a") if c.log == stream else c for c in self.found]
 
-    async def scrub(self, stream: str, member: str, *, rate: float) -> str:
+    async def scrub(self, stream: str, member: str, *, rate: float, only: int | None = None) -> str:
+        self.scrubbed.append((stream, member, only))
+        if self.away:
+            raise LogUnavailable("no answer")
         return "gone" if member == self.rotten else ""
 
     async def stop(self, member: str) -> None:
@@ -163,6 +170,47 @@ async def test_what_scrubbing_finds_is_healed() -> None:
     assert (await healer.step()).kind is Kind.NOTHING
 
 
+async def test_what_a_reader_found_is_looked_at_and_healed() -> None:
+    service = Service()
+    service.found, service.rotten = HEALTHY, "c"
+    healer = Healer(service, MEMBERS, service)
+    healer.suspect("c", "one", 7)
+    for _ in range(4):
+        await healer.step()
+    assert service.scrubbed == [("one", "c", 7)]
+    assert service.did == ["step down two", "stop c", "wipe c", "start c"]
+    service.rotten = ""
+    healer.suspect("c", "one", 7)  # Told again, after it was healed.
+    assert (await healer.step()).kind is Kind.NOTHING
+    assert len(service.scrubbed) == 2
+
+
+async def test_what_a_reader_says_is_not_enough_to_wipe_a_member() -> None:
+    service = Service()
+    service.found = HEALTHY
+    healer = Healer(service, MEMBERS, service)
+    for service.away in (False, True):
+        for _ in range(4):
+            healer.suspect("c", "one", 7)
+            healer.suspect("nobody", "one", 7)
+            assert (await healer.step()).kind is Kind.NOTHING
+    assert service.did == []
+
+
+async def test_a_suspicion_is_looked_at_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healing, "INSPECT_EVERY", 3600.0)
+    service = Service()
+    service.found, service.rotten = HEALTHY, "b"
+    healer = Healer(service, MEMBERS, service)
+    running = asyncio.create_task(healer.run())
+    await asyncio.sleep(0)
+    healer.suspect("b", "one", 7)
+    async with asyncio.timeout(30):
+        while not healer.message:
+            await asyncio.sleep(0.01)
+    running.cancel()
+
+
 def inspection(
     member: str, leader: str, *, first: int = 1, last: int = 9, holes: int = 0, **replicas: bool
 ) -> Inspection:
@@ -184,7 +232,17 @@ def of_one(before: dict[str, Inspection], after: dict[str, Inspection] | None = 
 class TestInspection:
     def test_all_is_well(self) -> None:
         found = of_one({member: inspection(member, "a") for member in MEMBERS})
-        assert found == {member: Copy("one", member, member == "a") for member in MEMBERS}
+        assert found == {
+            member: Copy("one", member, member == "a", first=1, last=9, reaches=frozenset(reached))
+            for member, reached in (("a", "bc"), ("b", ""), ("c", ""))
+        }
+
+    def test_of_two_that_answer_neither_is_known_to_have_lost_its_beginning_but_it_shows(self) -> None:
+        found = of_one({"a": inspection("a", "a"), "b": inspection("b", "a", first=4)})
+        assert {member: (copy.lost, copy.first) for member, copy in found.items()} == {
+            "a": (0, 1),
+            "b": (0, 4),
+        }
 
     def test_holes_and_a_missing_beginning_are_losses(self) -> None:
         found = of_one(
@@ -195,6 +253,22 @@ class TestInspection:
             }
         )
         assert {member: copy.lost for member, copy in found.items()} == {"a": 0, "b": 2, "c": 3}
+
+    def test_what_is_no_log_has_holes_where_snapshots_were_deleted(self) -> None:
+        answer = {member: inspection(member, "a", holes=3) for member in MEMBERS}
+        for each in answer.values():
+            each.groups[SNAPSHOTS_STREAM] = each.groups.pop("one")
+            each.states[SNAPSHOTS_STREAM] = each.states.pop("one")
+        found = list(copies(answer, answer))
+        assert {each.log for each in found} == {SNAPSHOTS_STREAM, LIST}
+        assert decide(MEMBERS, found).kind is Kind.NOTHING
+
+    def test_who_is_rotten_may_lead_what_is_no_log_and_is_wiped_once_others_have_it(self) -> None:
+        snapshots = [Copy(SNAPSHOTS_STREAM, member, member == "c") for member in MEMBERS]
+        logs = held("one", "a", c=7) + held(LIST, "a")
+        assert decide(MEMBERS, logs + snapshots).kind is Kind.WIPE
+        behind = [replace(each, current=each.member != "b") for each in snapshots]
+        assert decide(MEMBERS, logs + behind).kind is Kind.WAIT
 
     def test_trimming_that_has_not_reached_all_is_none(self) -> None:
         before = {"a": inspection("a", "a", first=4), "b": inspection("b", "a"), "c": inspection("c", "a")}
@@ -210,6 +284,27 @@ class TestInspection:
     def test_two_that_claim_to_lead_are_none(self) -> None:
         found = of_one({"a": inspection("a", "a"), "b": inspection("b", "b"), "c": inspection("c", "a")})
         assert not any(copy.leads or copy.current for copy in found.values())
+
+    def test_a_leader_says_whom_it_does_not_reach(self) -> None:
+        leader = inspection("a", "a")
+        leader.groups["one"]["replicas"][1]["offline"] = True
+        found = of_one({"a": leader, "b": inspection("b", "a")})
+        assert {member: copy.reaches for member, copy in found.items()} == {
+            "a": frozenset("b"),
+            "b": frozenset(),
+        }
+
+    def test_none_is_current_while_it_is_not_known_what_the_leader_had(self) -> None:
+        after = {member: inspection(member, "a") for member in MEMBERS}
+        unborn = {**after, "a": Inspection({}, {})}
+        missed = {member: each for member, each in after.items() if member != "a"}
+        for before in (unborn, missed):
+            found = of_one(before, after)
+            assert {member: copy.current for member, copy in found.items()} == {
+                "a": True,
+                "b": False,
+                "c": False,
+            }
 
     def test_what_was_committed_but_not_applied_is_behind(self) -> None:
         before = {

@@ -9,7 +9,9 @@ from uuid import UUID
 import pytest
 from tests.log.records import Writer
 
+from memorycluster.log import findings
 from memorycluster.log.chain import Position, Read
+from memorycluster.log.findings import Findings
 from memorycluster.log.interface import Entry, LogCorrupt, LogHealth, LogUnavailable, Member
 from memorycluster.log.reader import follow
 from memorycluster.log.service import genesis
@@ -30,6 +32,8 @@ class Members:
     def __init__(self, **held: list[bytes | None]) -> None:
         self.held = held
         self.unavailable = 0
+        self.trouble = ""
+        self.findings = Findings()
 
     async def append(self, data: bytes, *, sequence: int) -> None: ...
 
@@ -89,6 +93,23 @@ async def test_sound_members() -> None:
 async def test_what_one_spoils_is_read_from_another() -> None:
     log = written(5)
     assert await sequences(Members(a=spoiled(log, 4), b=[*log], c=[*log])) == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_who_spoils_what_is_told() -> None:
+    log = written(5)
+    members = Members(a=spoiled(log, 4), b=spoiled(log, 6), c=[*log])
+    assert not members.findings.recent()
+    await read_to_end(members)
+    assert [(found.member, found.sequence) for found in members.findings.recent()] == [("a", 4), ("b", 6)]
+    assert "log record 4" in members.findings.recent()[0].reason
+
+
+async def test_what_was_found_long_ago_is_told_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = written(5)
+    members = Members(a=spoiled(log, 4), b=[*log])
+    await read_to_end(members)
+    monkeypatch.setattr(findings, "TOLD_FOR", 0.0)
+    assert not members.findings.recent()
 
 
 async def test_each_member_is_rotten_elsewhere() -> None:

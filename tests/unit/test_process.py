@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from memorycluster.local.process import (
+from memorycluster.process import (
     FREE_RESTARTS,
     LONGEST_DELAY,
     Process,
@@ -132,7 +132,7 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     code = f"""
 import asyncio
 from pathlib import Path
-from memorycluster.local.process import Process
+from memorycluster.process import Process
 async def main():
     process = Process("thing", lambda: {SLEEP!r}, Path({str(tmp_path)!r}) / "out.log", print)
     await process.start()
@@ -178,3 +178,20 @@ def test_the_last_line_of_nothing_is_nothing(tmp_path: Path) -> None:
     assert last_line(tmp_path / "none") == ""
     (tmp_path / "log").write_text("one\ntwo \n\n")
     assert last_line(tmp_path / "log") == "two"
+
+
+def test_without_a_file_of_its_own_it_prints_where_its_supervisor_prints() -> None:
+    code = """
+import asyncio
+from memorycluster.process import Process
+async def main():
+    process = Process("thing", lambda: ["echo", "said"], None, print)
+    await process.start()
+    await process.retire()
+    await process.ended()
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "said\n"

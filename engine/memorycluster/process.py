@@ -8,10 +8,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-from memorycluster.local.errors import UserError
 
 SETTLED = 3.0
 """Seconds after which a process no longer counts as one that ended at its start."""
@@ -23,12 +21,31 @@ MAX_OUTPUT = 8 << 20
 """Bytes of a process's output that are kept, twice: in the file and in the one before it."""
 
 
-def dying_with_parent(argv: Sequence[str]) -> list[str]:
-    """Return the command that runs ``argv``, killed by the kernel when the process that started it ends."""
+class MissingProgram(OSError):
+    """A program that every process is started with is not installed."""
+
+
+def find_setpriv() -> str:
+    """Return the program by which a process is made to die with its parent. Raises MissingProgram."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
-        raise UserError("setpriv is not installed; on Debian: apt-get install util-linux")
-    return [setpriv, "--pdeathsig", "KILL", "--", *argv]
+        raise MissingProgram("setpriv is not installed; on Debian: apt-get install util-linux")
+    return setpriv
+
+
+def dying_with_parent(argv: Sequence[str]) -> list[str]:
+    """Return the command that runs ``argv``, killed by the kernel when the process that started it ends."""
+    return [find_setpriv(), "--pdeathsig", "KILL", "--", *argv]
+
+
+def yield_cpu(pid: int, nice: int) -> None:
+    """Have the session of the process ``pid`` be so nice to others, or, with 0, as all are again.
+
+    Where the kernel shares CPU time out by sessions first, being nice counts only within each. A kernel that
+    has another way stays as it is.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def restart_delay(quick_ends: int, least: float) -> float:
@@ -70,13 +87,14 @@ class Process:
         self,
         name: str,
         prepare: Callable[[], Sequence[str]],
-        output: Path,
+        output: Path | None,
         note: Callable[[str], None],
         *,
         delay: float = 0.0,
     ) -> None:
         """``prepare`` is called before each start: it writes the configuration and returns the command.
 
+        What the process prints is added to the file ``output``, or, without one, to our own output.
         ``delay`` is the seconds to wait before any restart.
         """
         self.name = name
@@ -110,6 +128,11 @@ class Process:
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
 
+    async def ended(self) -> None:
+        """Wait until it does not run; one that is kept running is about to be started again then."""
+        if self._process:
+            await self._process.wait()
+
     async def stop(self, patience: float) -> None:
         """Ask it to end, by SIGTERM, and end it by SIGKILL after ``patience`` seconds."""
         await self.retire()
@@ -140,9 +163,7 @@ class Process:
 
     async def _spawn_once(self) -> None:
         command = dying_with_parent(self._prepare())
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        output = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
+        with self._open_output() as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -150,6 +171,16 @@ class Process:
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which stops the parts in order
             )
+
+    @contextlib.contextmanager
+    def _open_output(self) -> Iterator[int | None]:
+        if self.output is None:
+            yield None
+            return
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        output = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            yield output
         finally:
             os.close(output)
 
@@ -167,7 +198,7 @@ class Process:
             started = time.monotonic()
             try:
                 await self._spawn()
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._note(f"{self.name} can't be started: {error}")
                 await asyncio.sleep(LONGEST_DELAY)
 
@@ -175,4 +206,5 @@ class Process:
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         if quick_ends <= FREE_RESTARTS:
             return f"{self.name} ended ({how}); started again"
-        return f"{self.name} keeps ending ({how}): {last_line(self.output)} - see {self.output}"
+        why = f"{last_line(self.output)} - see {self.output}" if self.output else "see what it printed"
+        return f"{self.name} keeps ending ({how}): {why}"

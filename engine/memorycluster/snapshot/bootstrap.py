@@ -1,0 +1,199 @@
+"""Where a follower starts: at the beginning of the log, or at what a verified snapshot vouches for."""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+from uuid import UUID
+
+from memorycluster.log.chain import Position
+from memorycluster.log.interface import Log, LogCorrupt, LogError, LogUnavailable
+from memorycluster.log.record import InvalidRecord, Record
+from memorycluster.snapshot.catalogue import BrokenSnapshot, Catalogue, Snapshot
+from memorycluster.snapshot.confirm import contradiction
+from memorycluster.snapshot.store import StoreError
+
+EMPTY_RDB = b"REDIS0011\xff" + bytes(8)
+"""A snapshot of nothing: version, end of file, no checksum."""
+
+logger = logging.getLogger(__name__)
+
+
+class NoStart(LogError):
+    """Nothing to start from: the log's beginning is gone, and no good snapshot reaches what is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to start reading the log, and with what an engine that has nothing is to begin."""
+
+    position: Position
+    rdb: IO[bytes] | None
+    """The state at ``position``, verified; None: the engine goes on from what it has."""
+    size: int = 0
+    snapshot: Snapshot | None = None
+    """That the position is taken from; None: the log's beginning."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.rdb is not None:
+            self.rdb.close()
+
+
+class Bootstrap:
+    """Finds where to start."""
+
+    def __init__(
+        self, log: Log, generation: UUID, catalogue: Callable[[], Catalogue] | None, spool: Path | None = None
+    ) -> None:
+        """``catalogue`` opens the shard's snapshots, None: there are none. ``spool`` is where copies go."""
+        self._log = log
+        self._generation = generation
+        self._open = catalogue
+        self._spool = spool
+        self.trouble = ""
+        """What was wrong with snapshots that had to be passed over; empty: nothing."""
+        self.broken: list[str] = []
+        """Places of snapshots that were found broken."""
+
+    async def start(
+        self,
+        resume: int | None = None,
+        *,
+        known: Collection[Position] = (),
+        until: datetime | None = None,
+        got: Callable[[int, int], None] | None = None,
+    ) -> Start:
+        """Return where to start for an engine that has applied offset ``resume`` of this log, or has nothing.
+
+        An engine that resumes needs a position at or below its offset; if none is left, it starts anew.
+
+        :param known: positions at units' ends that the caller has read to itself.
+        :param until: use no snapshot that holds what came later.
+        :param got: is told bytes of a snapshot that have come, and how many there are.
+        :raises NoStart: says why. :raises LogUnavailable, LogMissing:
+        """
+        first = (await self._log.health()).first_sequence
+        if resume is not None:
+            near = [each for each in known if each.unit_end <= resume and each.sequence + 1 >= first]
+            if near:
+                return Start(max(near, key=lambda each: each.sequence), None)
+        whole = first <= 1 and not await self._begins_with_snapshot()
+        passed: list[str] = []
+        try:
+            found = await self._start(resume, first, until, got, passed)
+        except StoreError as error:
+            passed.append(str(error))
+            found = None
+        if found is None and whole:
+            position = Position(self._generation)
+            found = Start(position, None if resume is not None else io.BytesIO(EMPTY_RDB), len(EMPTY_RDB))
+        self.trouble = "; ".join(passed)
+        if found is None:
+            held = "begins with a snapshot" if first <= 1 else f"was trimmed up to record {first - 1}"
+            raise NoStart(
+                f"the log {held}, and no good snapshot leads on from there: {self.trouble or 'none found'}"
+            )
+        if passed:
+            logger.error("ALARM: passed over: %s", self.trouble)
+        return found
+
+    async def _start(
+        self,
+        resume: int | None,
+        first: int,
+        until: datetime | None,
+        got: Callable[[int, int], None] | None,
+        passed: list[str],
+    ) -> Start | None:
+        if self._open is None:
+            return None
+        catalogue = self._open()
+        usable: list[Snapshot] = []
+        for place in await catalogue.places(self._generation):
+            try:
+                snapshot = await catalogue.read(place)
+            except BrokenSnapshot as error:
+                passed.append(str(error))
+                continue
+            if snapshot.manifest.sequence + 1 < first:
+                break  # so are all that are older
+            if await self._contradicted(snapshot, passed):
+                continue
+            if until and (snapshot.manifest.log_time is None or snapshot.manifest.log_time > until):
+                continue
+            if resume is not None and snapshot.manifest.offset <= resume:
+                return Start(snapshot.manifest.position, None, snapshot=snapshot)
+            if resume is None and (start := await self._load(catalogue, snapshot, got, passed)):
+                return start
+            usable.append(snapshot)
+        if resume is None or (first <= 1 and not await self._begins_with_snapshot()):
+            return None
+        for snapshot in usable:
+            if start := await self._load(catalogue, snapshot, got, passed):
+                return start
+        return None
+
+    async def _contradicted(self, snapshot: Snapshot, passed: list[str]) -> bool:
+        """Say whether the log has another record than the one that the snapshot ends with."""
+        try:
+            reason = await contradiction(self._log, snapshot.manifest)
+        except LogCorrupt:
+            return False  # that copy is; whoever starts here does not read that record
+        if reason:
+            passed.append(reason)
+        return bool(reason)
+
+    async def _load(
+        self,
+        catalogue: Catalogue,
+        snapshot: Snapshot,
+        got: Callable[[int, int], None] | None,
+        passed: list[str],
+    ) -> Start | None:
+        """Copy the snapshot's data to a file of our own, and verify it: an engine only gets what is whole."""
+        size, come = snapshot.manifest.size, 0
+
+        def count(length: int) -> None:
+            nonlocal come
+            come += length
+            if got:
+                got(come, size)
+
+        file = tempfile.TemporaryFile(dir=self._spool)  # noqa: SIM115 (the caller closes it)
+        try:
+            await catalogue.fetch(
+                snapshot.place, size=size, sha256=snapshot.manifest.sha256, file=file, got=count
+            )
+            file.seek(0)
+            return Start(snapshot.manifest.position, file, size, snapshot)
+        except BrokenSnapshot as error:
+            passed.append(str(error))
+            self.broken.append(snapshot.place)
+        except StoreError as error:
+            passed.append(str(error))
+        except OSError as error:
+            passed.append(f"snapshot {snapshot.place}: can't be copied to {self._spool}: {error.strerror}")
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        return None
+
+    async def _begins_with_snapshot(self) -> bool:
+        """Say whether data precedes the log's first record: the cluster was restored from a snapshot."""
+        try:
+            data = await self._log.get(1)
+            return data is not None and bool(Record.decode(data).payload)
+        except InvalidRecord:
+            return False  # its reader will find out
+        except LogUnavailable:
+            raise
+        except LogError:
+            return False

@@ -1,0 +1,209 @@
+"""The snapshots of one shard in a store.
+
+Each is ``data.rdb`` and ``manifest.json`` in ``<cluster>/<shard>/<generation>/<sequence>-<nonce>``. Within a
+generation these names sort as the snapshots do: the newest is found without reading the others' manifests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+from uuid import UUID
+
+from memorycluster.api.snapshots import SnapshotStore
+from memorycluster.snapshot.manifest import InvalidManifest, Manifest
+from memorycluster.snapshot.store import LogAccess, ObjectBroken, ObjectMissing, Store, StoreError, open_store
+
+ASKED_WITHIN = 10.0
+"""Seconds for a list, or a manifest: whoever starts must not wait long for a store that may not be needed."""
+
+DATA, MANIFEST = "data.rdb", "manifest.json"
+
+
+class BrokenSnapshot(Exception):
+    """A snapshot is not what it was when it was verified: says which, and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A verified snapshot: one with a manifest."""
+
+    place: str
+    """Key of its directory."""
+    manifest: Manifest
+
+
+class Catalogue:
+    """The snapshots of one shard."""
+
+    def __init__(self, store: Store, cluster: str, shard: int) -> None:
+        self.store = store
+        self.cluster = cluster
+        self.shard = shard
+
+    @property
+    def root(self) -> str:
+        """Key of the directory of all of them."""
+        return f"{self.cluster}/{self.shard}"
+
+    def new_place(self, generation: UUID, sequence: int) -> str:
+        """Return the key of a new directory for a snapshot that ends with record ``sequence``."""
+        return f"{self.root}/{generation}/{sequence:020}-{secrets.token_hex(4)}"
+
+    async def places(self, generation: UUID | None = None) -> list[str]:
+        """Return where there are manifests, of one generation newest first. Raises StoreError."""
+        root = self.root if generation is None else f"{self.root}/{generation}"
+        async with self._in_time():
+            keys = [each.key for each in await self.store.list(root)]
+        return sorted(
+            (key.removesuffix(f"/{MANIFEST}") for key in keys if key.endswith(f"/{MANIFEST}")), reverse=True
+        )
+
+    async def read(self, place: str) -> Snapshot:
+        """Return the snapshot at ``place``.
+
+        :raises BrokenSnapshot: its manifest is not one, not this shard's, or not there any more.
+        :raises StoreError:
+        """
+        data = b""
+        try:
+            async with self._in_time(), aclosing(self.store.get(f"{place}/{MANIFEST}")) as chunks:
+                async for chunk in chunks:
+                    data += chunk
+            manifest = Manifest.decode(data)
+        except ObjectMissing as error:
+            raise BrokenSnapshot(f"snapshot {place}: its manifest is gone") from error
+        except ObjectBroken as error:
+            raise BrokenSnapshot(f"snapshot {place}: broken manifest: {error}") from error
+        except InvalidManifest as error:
+            raise BrokenSnapshot(f"snapshot {place}: broken manifest: {error}") from error
+        where = f"{manifest.cluster}/{manifest.shard}/{manifest.generation}/{manifest.sequence:020}-"
+        if not place.startswith(where):
+            raise BrokenSnapshot(f"snapshot {place}: its manifest is that of another one ({where})")
+        return Snapshot(place, manifest)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(ASKED_WITHIN):
+                yield
+        except TimeoutError:
+            raise StoreError(f"{self.store.name}: no answer within {ASKED_WITHIN:g} s") from None
+
+    async def all(
+        self, generation: UUID | None = None, *, broken: Callable[[str], None] | None = None
+    ) -> list[Snapshot]:
+        """Return all snapshots, newest first within each generation; ``broken`` is told of those that are.
+
+        :raises StoreError:
+        """
+        found = []
+        for place in await self.places(generation):
+            try:
+                found.append(await self.read(place))
+            except BrokenSnapshot as error:
+                if broken:
+                    broken(str(error))
+        return found
+
+    async def check_data(self, snapshot: Snapshot) -> None:
+        """Check that the data is there, and as long as it was.
+
+        :raises BrokenSnapshot, StoreError:
+        """
+        try:
+            size = (await self.store.head(f"{snapshot.place}/{DATA}")).size
+        except ObjectMissing as error:
+            raise BrokenSnapshot(f"snapshot {snapshot.place}: its data is gone") from error
+        if size != snapshot.manifest.size:
+            raise BrokenSnapshot(
+                f"snapshot {snapshot.place}: {size} bytes of data, its manifest says {snapshot.manifest.size}"
+            )
+
+    async def fetch(
+        self,
+        place: str,
+        *,
+        size: int,
+        sha256: str,
+        file: IO[bytes],
+        got: Callable[[int], None] | None = None,
+    ) -> None:
+        """Copy the data at ``place`` to ``file``, and check that it is what it was.
+
+        :raises BrokenSnapshot, StoreError: nothing in the file may be used.
+        :raises OSError: it can't be written to.
+        """
+        digest, length = hashlib.sha256(), 0
+        try:
+            async with aclosing(self.store.get(f"{place}/{DATA}")) as chunks:
+                async for chunk in chunks:
+                    digest.update(chunk)
+                    length += len(chunk)
+                    if length > size:
+                        break
+                    file.write(chunk)
+                    if got:
+                        got(len(chunk))
+        except ObjectMissing as error:
+            raise BrokenSnapshot(f"snapshot {place}: its data is gone") from error
+        except ObjectBroken as error:
+            raise BrokenSnapshot(f"snapshot {place}: {error}") from error
+        if length != size:
+            raise BrokenSnapshot(f"snapshot {place}: {length} bytes of data, its manifest says {size}")
+        if digest.hexdigest() != sha256:
+            raise BrokenSnapshot(f"snapshot {place}: the SHA-256 of its data does not match its manifest")
+        file.flush()
+
+    async def put_data(self, place: str, file: Path, sent: Callable[[int], None] | None = None) -> None:
+        """Store the data of a snapshot that is being made. Raises StoreError."""
+        await self.store.put(f"{place}/{DATA}", file, sent)
+
+    async def put_manifest(self, place: str, manifest: Manifest) -> Snapshot:
+        """Make a snapshot of the data at ``place``, which has been verified.
+
+        :raises BrokenSnapshot: the data is not there. :raises StoreError:
+        """
+        snapshot = Snapshot(place, manifest)
+        await self.check_data(snapshot)
+        await self.store.put(f"{place}/{MANIFEST}", manifest.encode())
+        return snapshot
+
+    async def delete(self, place: str) -> None:
+        """Delete a snapshot, its manifest first: data alone is none. Raises StoreError."""
+        await self.store.delete(f"{place}/{MANIFEST}")
+        await self.store.delete(f"{place}/{DATA}")
+
+    async def sweep(self, before: datetime) -> None:
+        """Delete what interrupted makings have left before then. Raises StoreError."""
+        objects = await self.store.list(self.root)
+        complete = {
+            each.key.removesuffix(f"/{MANIFEST}") for each in objects if each.key.endswith(f"/{MANIFEST}")
+        }
+        for each in objects:
+            place, _, name = each.key.rpartition("/")
+            if name == DATA and place not in complete and each.modified < before:
+                await self.store.delete(each.key)
+        await self.store.sweep(self.root, before)
+
+
+def sequence_of(place: str) -> int:
+    """Return the last record of the log that the snapshot at ``place`` holds."""
+    return int(place.rpartition("/")[2].partition("-")[0])
+
+
+def open_catalogue(
+    config: SnapshotStore, cluster: str, shard: int, log: LogAccess | None = None, *, lenient: bool = False
+) -> Catalogue:
+    """Return the snapshots of a shard in the store that ``config`` names; see ``open_store``.
+
+    :raises StoreError:
+    """
+    return Catalogue(open_store(config, log, lenient=lenient), cluster, shard)

@@ -1,0 +1,283 @@
+"""A store in the log service itself: an object store of JetStream's, by its own client library.
+
+An object is messages with its data, and one that says their subject, its size and its SHA-256. That one comes
+last: what was interrupted is no object. The bucket has a limit of its own, beside those of the logs, so it is
+full before they are. What is put goes slowly, as the appends of the logs wait for the same disks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import builtins
+import contextlib
+import hashlib
+import io
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from memorycluster.log.interface import SNAPSHOTS_STREAM
+from memorycluster.snapshot.store import (
+    LogAccess,
+    Object,
+    ObjectBroken,
+    ObjectMissing,
+    StoreError,
+    StoreFull,
+    brief,
+    checked,
+)
+
+if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+    from nats.js.api import ObjectInfo
+    from nats.js.object_store import ObjectStore
+
+BUCKET = SNAPSHOTS_STREAM.removeprefix("OBJ_")
+
+PIECE = 256 << 10
+"""Bytes of a message: as many as the records of a log have at most, so that none waits long for it."""
+
+ANSWER_WITHIN = 15.0
+"""Seconds for an answer: the log service may elect meanwhile."""
+
+DIAL_WITHIN = 2.0
+"""Seconds for a server to greet us; then the next one is asked."""
+
+SILENT_FOR, TRIES = 5.0, 4
+"""Seconds from one piece of an object to the next one at most, and how often they are asked for."""
+
+QUIET_FOR = timedelta(minutes=10)
+"""A put that has sent nothing for that long is none any more: it has given up before."""
+
+FULL = 10077
+"""Error code of JetStream: the bucket has reached its limit."""
+
+# The library logs what goes wrong with a connection; whoever waits for it is told anyway.
+logging.getLogger("nats").setLevel(logging.CRITICAL)
+
+
+class LogBucket:
+    """A store in the log service."""
+
+    rest: ClassVar[float] = 3.0
+    """How long to rest after a piece of a file, in proportion to the time that it took. Without a rest,
+    writes took five times as long meanwhile; with as much, half as long again; with this, hardly longer."""
+
+    def __init__(self, access: LogAccess, max_bytes: int) -> None:
+        """``max_bytes`` is how much it may hold; 0: it is only read."""
+        self.name = f"the object store of {access.servers[0]}"
+        self._access = access
+        self._max_bytes = max_bytes
+
+    async def put(self, key: str, data: bytes | Path, sent: Callable[[int], None] | None = None) -> None:
+        """Store ``data`` under ``key``: a majority of the log's members has synced it when that returns."""
+        from nats.js.api import ObjectMeta, ObjectMetaOptions
+
+        async with self._connected(checked(key)) as js:
+            store = await self._made(js)
+            meta = ObjectMeta(name=key, options=ObjectMetaOptions(max_chunk_size=PIECE))
+            with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+                await self._check_room(js, key, file.seek(0, io.SEEK_END))
+                file.seek(0)
+                await store.put(key, _Slow(file, sent), meta)
+
+    async def get(self, key: str) -> AsyncGenerator[bytes, None]:
+        """Yield the object's bytes; raise ObjectBroken at their end if they are not what was put."""
+        async with self._connected(checked(key), SILENT_FOR) as js:
+            info = await (await self._opened(js)).get_info(key)
+            subject = f"$O.{BUCKET}.C.{info.nuid}"
+            digest, left = hashlib.sha256(), info.chunks or 0
+            pieces, silent = None, 0
+            while left:
+                try:
+                    pieces = pieces or await js.subscribe(
+                        subject, stream=SNAPSHOTS_STREAM, ordered_consumer=True
+                    )
+                    message = await pieces.next_msg(timeout=SILENT_FOR)
+                except TimeoutError:
+                    if (await _subjects(js, subject)).get(subject, 0) < (info.chunks or 0):
+                        break  # some are gone
+                    silent += 1
+                    if silent == TRIES or left != info.chunks:
+                        raise
+                    pieces = None  # who was chosen to send them is gone, or has not got them yet
+                    continue
+                digest.update(message.data)
+                yield message.data
+                left -= 1
+        if f"SHA-256={base64.urlsafe_b64encode(digest.digest()).decode()}" != info.digest:
+            raise ObjectBroken(f"{self.name}: {key}: what is stored is not what was put")
+
+    async def head(self, key: str) -> Object:
+        """Return what is known of an object."""
+        async with self._connected(checked(key)) as js:
+            return _object(await (await self._opened(js)).get_info(key))
+
+    async def list(self, prefix: str) -> builtins.list[Object]:
+        """Return the objects below ``prefix``."""
+        async with self._connected(prefix) as js:
+            below = f"{checked(prefix)}/" if prefix else ""
+            return sorted(_object(each) for each in await _infos(js) if each.name.startswith(below))
+
+    async def delete(self, key: str) -> None:
+        """Delete an object, and the mark that the library leaves in its place."""
+        from nats.js.errors import ObjectNotFoundError
+
+        with contextlib.suppress(ObjectMissing):
+            async with self._connected(checked(key)) as js:
+                store = await self._opened(js)
+                with contextlib.suppress(ObjectNotFoundError):
+                    await store.delete(key)
+                subject = f"$O.{BUCKET}.M.{base64.urlsafe_b64encode(key.encode()).decode()}"
+                mark = await js.get_last_msg(SNAPSHOTS_STREAM, subject)
+                if (await store.get_info(key, show_deleted=True)).deleted and mark.seq:
+                    await js.purge_stream(SNAPSHOTS_STREAM, seq=mark.seq + 1, subject=subject)
+
+    async def sweep(self, prefix: str, before: datetime) -> None:
+        """Delete what interrupted puts have left, of whatever object, and long before that moment, too.
+
+        There is little room, and a put that goes on is never quiet for so long. (One that was, and goes on,
+        has put what is broken.)
+        """
+        with contextlib.suppress(ObjectMissing):
+            async with self._connected(prefix) as js:
+                found = await _subjects(js, f"$O.{BUCKET}.C.>")
+                # In this order: what is completed meanwhile is one of the latter.
+                used = {f"$O.{BUCKET}.C.{each.nuid}" for each in await _infos(js)}
+                for subject in sorted(found.keys() - used):
+                    last = await js.get_last_msg(SNAPSHOTS_STREAM, subject)
+                    if last.time and datetime.now(UTC) - last.time > QUIET_FOR:
+                        await js.purge_stream(SNAPSHOTS_STREAM, subject=subject)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, key: str, within: float = ANSWER_WITHIN) -> AsyncIterator[JetStreamContext]:
+        """Connect; what goes wrong is told of ``key``; ``within`` is for how many seconds to wait for it."""
+        from nats.aio.client import Client
+        from nats.errors import Error
+        from nats.js.errors import APIError, NotFoundError
+
+        client = Client()
+        try:
+            await client.connect(
+                servers=builtins.list(self._access.servers),
+                user=self._access.user,
+                password=self._access.password,
+                name="snapshots",
+                connect_timeout=int(DIAL_WITHIN),
+                reconnect_time_wait=1,
+                max_reconnect_attempts=2,
+                dont_randomize=True,
+                error_cb=_told_anyway,
+            )
+            yield client.jetstream(timeout=within)
+        except NotFoundError as error:
+            raise ObjectMissing(f"{self.name}: {key}: no such object") from error
+        except APIError as error:
+            text = error.description or type(error).__name__
+            if error.err_code == FULL:
+                raise self._full(key, text) from error
+            raise StoreError(f"{self.name}: {key}: {text}") from error
+        except (Error, TimeoutError, OSError) as error:
+            raise StoreError(f"{self.name}: {key}: {brief(error)}") from error
+        finally:
+            await client.close()
+
+    async def _check_room(self, js: JetStreamContext, key: str, size: int) -> None:
+        """Raise StoreFull if there is no room for so many bytes: what can't fit is not even begun."""
+        info = await js.stream_info(SNAPSHOTS_STREAM)
+        limit = info.config.max_bytes or 0
+        if 0 < limit < info.state.bytes + size:
+            raise self._full(key, f"{info.state.bytes} of {limit} bytes are taken, {size} more are needed")
+
+    def _full(self, key: str, why: str) -> StoreFull:
+        return StoreFull(
+            f"{self.name}: {key}: full ({why}): raise spec.snapshots.store.log.maxBytes, keep fewer "
+            "snapshots, or name another store"
+        )
+
+    async def _opened(self, js: JetStreamContext) -> ObjectStore:
+        return await js.object_store(BUCKET)
+
+    async def _made(self, js: JetStreamContext) -> ObjectStore:
+        """Return the bucket, made now if there is none, or grown if it is smaller than it may be."""
+        from nats.js.api import StorageType
+        from nats.js.errors import NotFoundError
+
+        try:
+            info = await js.stream_info(SNAPSHOTS_STREAM)
+        except NotFoundError:
+            return await js.create_object_store(
+                BUCKET,
+                max_bytes=self._max_bytes,
+                replicas=len(self._access.servers),
+                storage=StorageType.FILE,
+            )
+        if (info.config.max_bytes or 0) < self._max_bytes:
+            await js.update_stream(info.config, max_bytes=self._max_bytes)
+        return await self._opened(js)
+
+
+async def _infos(js: JetStreamContext) -> list[ObjectInfo]:
+    """Return what is said of each object, as the bucket's leader knows it; nothing if there is no bucket yet.
+
+    (The library would ask any member, which may not have got the newest yet.)
+    """
+    from nats.js.errors import NotFoundError, ObjectNotFoundError
+
+    async def info(subject: str) -> ObjectInfo | None:
+        name = base64.urlsafe_b64decode(subject.rpartition(".")[2]).decode()
+        try:
+            found = await store.get_info(name, show_deleted=True)
+        except ObjectNotFoundError:
+            if subject not in await _subjects(js, subject):
+                return None  # its mark was deleted meanwhile
+            # A server says the same of what it can't read: that is no reason to take it for deleted.
+            raise StoreError(f"the log service can't read what it has of {name}; is a copy rotten?") from None
+        return None if found.deleted else found
+
+    try:
+        store = await js.object_store(BUCKET)
+    except NotFoundError:
+        return []
+    found = await asyncio.gather(*map(info, await _subjects(js, f"$O.{BUCKET}.M.>")))
+    return [each for each in found if each]
+
+
+async def _subjects(js: JetStreamContext, pattern: str) -> dict[str, int]:
+    """Return how many messages subjects like ``pattern`` have, as the bucket's leader knows it."""
+    info = await js.stream_info(SNAPSHOTS_STREAM, subjects_filter=pattern)
+    return info.state.subjects or {}
+
+
+async def _told_anyway(_: Exception) -> None:
+    """Say nothing of a connection's trouble."""
+
+
+def _object(info: ObjectInfo) -> Object:
+    return Object(info.name, info.size or 0, datetime.fromisoformat(info.mtime or ""))
+
+
+class _Slow(io.BufferedIOBase):
+    """A file that is read in pieces, with a rest after each in proportion to what became of it meanwhile."""
+
+    def __init__(self, file: io.BufferedIOBase, sent: Callable[[int], None] | None) -> None:
+        self._file = file
+        self._sent = sent
+        self._read = 0.0
+        """When the last piece was read; 0: none was."""
+        self._size = 0
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next piece; called in a thread, once the last one is stored."""
+        if self._read:
+            if self._sent:
+                self._sent(self._size)
+            time.sleep((time.monotonic() - self._read) * LogBucket.rest)
+        self._size = self._file.readinto(buffer)
+        self._read = time.monotonic()
+        return self._size

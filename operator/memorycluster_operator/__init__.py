@@ -1,0 +1,1 @@
+"""The operator: observe what is, plan what to do, apply it."""

@@ -1,0 +1,1 @@
+"""A real Kubernetes for the tests, from package registries alone: a kind cluster, or just its API server."""
