@@ -1,31 +1,79 @@
-"""What holds for all tests; and the lab is up before the first test that runs in it."""
+"""What holds for all tests; and what the lab needs is made outside of any test's time."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from tests.lab import docker
+from tests.lab.apiserver import PROGRAMS
 from tests.lab.cluster import Lab
 from tests.lab.images import images
-from tests.lab.programs import LabError
+from tests.lab.node import node_image
+from tests.lab.programs import LabError, program
 
 # Times are no property: these machines are busy.
 settings.register_profile("memorycluster", deadline=None)
 settings.load_profile("memorycluster")
 
+TIERS = (
+    *("unit", "engine", "log", "agent", "local", "clients", "snapshot", "pod", "operator"),
+    *("compat", "faults", "lab", "e2e"),
+)
+"""Directories of tests, fastest first. The last run in a cluster that takes CPU from whatever comes after."""
 LAB_FIXTURES = {"lab", "site"}
+UP = pytest.StashKey[bool]()
+
+
+def _tier(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def _in_lab(item: pytest.Item) -> bool:
+    """Say whether it is to run in the lab's cluster."""
+    wants = LAB_FIXTURES & set(getattr(item, "fixturenames", ()))
+    return bool(wants) and not item.get_closest_marker("skip") and not Lab().given
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tiers in their order."""
+    order = {tier: index for index, tier in enumerate(TIERS)}
+    items.sort(key=lambda item: order.get(_tier(item), -1))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make what is missing, outside of any test's time; what fails here fails again where it is used."""
-    wanted = any(LAB_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items)
-    lab = Lab()
-    if not wanted or session.config.option.collectonly or lab.given:
+    """Build what is missing before the first test; what fails here fails again where it is used."""
+    if session.config.option.collectonly:
         return
-    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with _outside_of_tests(session.config):
+        if any(_tier(item) == "operator" for item in session.items):
+            for name in PROGRAMS:
+                program(name)
+        if any(map(_in_lab, session.items)):
+            docker.ensure()
+            node_image()
+            images()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Have the cluster up before the first test that runs in it."""
+    if _in_lab(item) and not item.config.stash.get(UP, False):
+        item.config.stash[UP] = True
+        lab = Lab()
+        with _outside_of_tests(item.config):
+            lab.up()
+            lab.load_image(*images().all)
+    return (yield)
+
+
+@contextlib.contextmanager
+def _outside_of_tests(config: pytest.Config) -> Generator[None]:
+    """Let be seen what is done, and leave what fails to the tests that need it."""
+    capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled(), contextlib.suppress(LabError):
-        docker.ensure()
-        lab.up()
-        lab.load_image(*images().all)
+        yield

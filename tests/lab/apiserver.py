@@ -22,6 +22,8 @@ from types import TracebackType
 
 from tests.lab.programs import LabError, program
 
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
+
 READY_WITHIN = 90.0
 """Seconds; the API server alone takes about 5 on a quiet machine."""
 

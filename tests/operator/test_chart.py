@@ -23,7 +23,7 @@ from memorycluster_operator.kube import RESOURCES
 from memorycluster_operator.settings import ENGINE_IMAGE
 from memorycluster_operator.watches import KINDS
 
-pytestmark = pytest.mark.timeout(1200)  # the first time, helm and the API server are built
+pytestmark = pytest.mark.timeout(1200)  # the first time, helm is built
 
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:memorycluster-operator"
 

@@ -25,8 +25,6 @@ from memorycluster.api.status import MemoryClusterStatus
 ROOT = Path(__file__).parents[2]
 STORED = sorted((Path(__file__).parent / "stored").glob("*.yaml"))
 
-pytestmark = pytest.mark.timeout(1200)  # the first time, the API server is built
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ApiServer]:

@@ -102,8 +102,12 @@ async def test_a_memorysnapshot_is_made_and_told(
     assert said["progress"] == "2/2"
     assert [shard["digest"] for shard in said["shards"]] == [snapshot_manifest().digest] * 2
     assert {config.shard for config in makings.told} == {0, 1}
-    condition = await current(kube, namespace)
-    assert (condition["status"], condition["reason"]) == ("True", "Taken")
+
+    async def taken() -> bool:
+        condition = await current(kube, namespace)
+        return (condition["status"], condition["reason"]) == ("True", "Taken")
+
+    await eventually(taken)  # the cluster's status is told after the snapshot's own
     jobs, _ = await kube.list("Job", namespace)
     assert len(jobs) == 2
     await eventually(lambda: ready(kube, namespace))

@@ -15,7 +15,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import ObjectNotFoundError
 from nats.js.object_store import ObjectStore
-from tests.log.servers import PASSWORD, USER, Service
+from tests.log.servers import PASSWORD, USER, Service, until
 from tests.snapshot.test_stores import content, in_log
 from tests.snapshot.world import World, command, world_of
 
@@ -63,6 +63,18 @@ async def pieces(service: Service) -> dict[str, int]:
     async with jetstream(service) as js:
         info = await js.stream_info(SNAPSHOTS_STREAM, subjects_filter=CHUNKS)
         return info.state.subjects or {}
+
+
+async def everywhere(service: Service) -> None:
+    """Wait until all members have everything, and not only two."""
+    async with jetstream(service) as js:
+
+        async def current() -> bool:
+            cluster = (await js.stream_info(SNAPSHOTS_STREAM)).cluster
+            copies = (cluster and cluster.replicas) or []
+            return len(copies) == 2 and all(copy.current and not copy.lag for copy in copies)
+
+        await until(current, 60)
 
 
 async def test_a_snapshot_goes_there_and_comes_back(world: World) -> None:
@@ -126,6 +138,7 @@ async def test_a_flipped_bit_on_all_disks_leads_to_the_snapshot_before(world: Wo
     marked = secrets.token_bytes(200)  # which an RDB file does not compress
     await world.write(command("SET", "b", marked))
     await world.make()
+    await everywhere(three)
     await three.stop()
     flipped = 0
     for file in three.root.rglob("*.blk"):

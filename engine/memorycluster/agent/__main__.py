@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from memorycluster.agent.agent import Agent
 from memorycluster.agent.config import AgentConfig
 from memorycluster.agent.machine import Phase
+from memorycluster.exit import exit_with
 from memorycluster.log.nats import NatsLog
 
 HASTE = 0.3
@@ -101,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
