@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.e2e.cluster import KIND as CLUSTER
 from tests.e2e.cluster import Cluster, identities, restarts
 from tests.e2e.kube import Kube, condition
 from tests.e2e.release import Operator
@@ -314,6 +315,61 @@ def test_the_schedule(vault: Cluster) -> None:
         complete(kube, name, namespace)
     finally:
         vault.change(snapshots={"schedule": None})
+
+
+def test_a_last_snapshot_before_it_is_deleted(
+    site: Site, stage: Stage, operator: Operator, namespace: str, store: dict[str, Any]
+) -> None:
+    """The deletion waits for it, says until when, and takes the volumes along only once it is whole."""
+    kube = site.kube
+    cluster = site.cluster(
+        namespace,
+        "farewell",
+        shards=1,
+        replicasPerShard=1,
+        deletionPolicy="Delete",
+        snapshots={"store": store, "beforeDelete": True},
+    )
+    try:
+        stage.created("farewell: 1 shard, 2 nodes, with a last snapshot", cluster)
+        told(cluster, "EVAL", "for i = 1, 1000 do redis.call('SET', '{v}:' .. i, i) end", "0")
+        digest = told(cluster, "EVAL", DIGEST, "0")
+        in_bucket("touch /away")
+        cluster.delete(wait=False)
+        told_of: dict[str, Any] = {}
+
+        def taking() -> bool:
+            told_of.update(cluster.status().get("deletion") or {})
+            return told_of.get("reason") == "TakingSnapshot" and bool(told_of.get("snapshot"))
+
+        kube.until(taking, "its last snapshot is being taken", seconds=WITHIN)
+        assert datetime.fromisoformat(told_of["deadline"]) > datetime.now(UTC)
+        assert not cluster.pods("engine"), "nothing is written any more"
+        name = told_of["snapshot"]
+        kube.until(lambda: "snapshots" in said_of(cluster, name, "message"), "the store is missed")
+        assert len(kube.select("pvc", namespace, cluster.selector)) == 3
+        docker("exec", BUCKET, "rm", "-f", "/away")
+        [shard] = complete(kube, name, namespace)["shards"]
+        assert shard["keys"] == 1000
+        kube.gone(CLUSTER, cluster.name, namespace=namespace)
+        kube.until(lambda: not kube.select("pvc", namespace, cluster.selector), "the volumes are gone, too")
+        other = site.cluster(
+            namespace,
+            "farewell-again",
+            shards=1,
+            replicasPerShard=0,
+            snapshots={"store": store},
+            restoreFrom={"snapshot": name, "cluster": cluster.name},
+        )
+        try:
+            stage.created("farewell-again: 1 shard, 1 node, from the last snapshot", other)
+            assert told(other, "EVAL", DIGEST, "0") == digest
+        finally:
+            other.delete()
+    finally:
+        docker("exec", BUCKET, "rm", "-f", "/away")
+        kube.delete(SNAPSHOT, "--all", namespace=namespace)
+        cluster.delete()
 
 
 def test_without_a_store_named_the_log_is_trimmed_and_all_engines_may_go(
