@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -131,6 +134,50 @@ async def test_pieces_that_are_gone_are_noticed(
         await content(store, "a")
 
 
+def flip(root: Path, marked: bytes) -> int:
+    """Flip a bit of what is stored, wherever it is below ``root``; return in how many files."""
+    flipped = 0
+    for file in root.rglob("*.blk"):
+        data = bytearray(file.read_bytes())
+        if SNAPSHOTS_STREAM in str(file) and (at := data.find(marked)) >= 0:
+            data[at] ^= 1
+            file.write_bytes(data)
+            flipped += 1
+    return flipped
+
+
+@pytest.mark.parametrize("what", ["data", "mark"])
+async def test_a_rotten_copy_is_passed_over(three: Service, what: str) -> None:
+    """Whichever member has it."""
+    catalogue = Catalogue(in_log(three), "orders", 0)
+    for name in three.names:
+        marked = secrets.token_bytes(200)
+        data = marked + bytes(3 * log_bucket.PIECE)
+        key = f"orders/0/{name}/data.rdb"
+        await catalogue.store.put(key, data)
+        await everywhere(three)
+        await three.stop()
+        subject = log_bucket._mark(key).encode()
+        assert flip(three.data_dir(name), marked if what == "data" else subject) == 1
+        three.start()
+        await three.ready()
+        fetch = partial(
+            catalogue.fetch,
+            f"orders/0/{name}",
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            file=None,
+        )
+        await patiently(fetch)
+        assert key in [each.key for each in await patiently(lambda: catalogue.store.list(""))]
+        if what == "data":
+            whole = 0
+            for copy in catalogue.store.copies:
+                with contextlib.suppress(ObjectBroken):
+                    whole += await content(copy, key) == data
+            assert whole == 2, "each member is asked, and one of them has not got it"
+
+
 async def test_a_flipped_bit_on_all_disks_leads_to_the_snapshot_before(world: World, three: Service) -> None:
     await world.lead()
     await world.write(command("SET", "a", "1"))
@@ -140,16 +187,10 @@ async def test_a_flipped_bit_on_all_disks_leads_to_the_snapshot_before(world: Wo
     await world.make()
     await everywhere(three)
     await three.stop()
-    flipped = 0
-    for file in three.root.rglob("*.blk"):
-        data = bytearray(file.read_bytes())
-        if SNAPSHOTS_STREAM in str(file) and (at := data.find(marked)) >= 0:
-            data[at] ^= 1
-            file.write_bytes(data)
-            flipped += 1
-    assert flipped == 3
+    assert flip(three.root, marked) == 3
     three.start()
     await three.ready()
+    await patiently(lambda: world.catalogue.store.list(""))
     start = await world.start()
     assert start.snapshot
     assert start.snapshot.place == first.place
@@ -291,6 +332,7 @@ async def test_what_can_not_be_read_is_not_taken_for_deleted(
 
     with monkeypatch.context() as rotten:
         rotten.setattr(ObjectStore, "get_info", unreadable)
+        rotten.setattr(JetStreamContext, "get_last_msg", unreadable)
         for what in (store.list(""), store.sweep("", datetime.now(UTC))):
             with pytest.raises(StoreError, match="can't read what it has of a"):
                 await what

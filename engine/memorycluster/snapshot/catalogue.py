@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from uuid import UUID
 
 from memorycluster.api.snapshots import SnapshotStore
@@ -25,6 +26,11 @@ ASKED_WITHIN = 10.0
 """Seconds for a list, or a manifest: whoever starts must not wait long for a store that may not be needed."""
 
 DATA, MANIFEST = "data.rdb", "manifest.json"
+
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class BrokenSnapshot(Exception):
@@ -72,17 +78,19 @@ class Catalogue:
         :raises BrokenSnapshot: its manifest is not one, not this shard's, or not there any more.
         :raises StoreError:
         """
-        data = b""
+
+        async def take(chunks: AsyncIterator[bytes]) -> Manifest:
+            try:
+                return Manifest.decode(b"".join([chunk async for chunk in chunks]))
+            except InvalidManifest as error:
+                raise ObjectBroken(str(error)) from error
+
         try:
-            async with self._in_time(), aclosing(self.store.get(f"{place}/{MANIFEST}")) as chunks:
-                async for chunk in chunks:
-                    data += chunk
-            manifest = Manifest.decode(data)
+            async with self._in_time():
+                manifest = await self._read(f"{place}/{MANIFEST}", take)
         except ObjectMissing as error:
             raise BrokenSnapshot(f"snapshot {place}: its manifest is gone") from error
         except ObjectBroken as error:
-            raise BrokenSnapshot(f"snapshot {place}: broken manifest: {error}") from error
-        except InvalidManifest as error:
             raise BrokenSnapshot(f"snapshot {place}: broken manifest: {error}") from error
         where = f"{manifest.cluster}/{manifest.shard}/{manifest.generation}/{manifest.sequence:020}-"
         if not place.startswith(where):
@@ -133,34 +141,67 @@ class Catalogue:
         *,
         size: int,
         sha256: str,
-        file: IO[bytes],
+        file: IO[bytes] | None,
         got: Callable[[int], None] | None = None,
     ) -> None:
-        """Copy the data at ``place`` to ``file``, and check that it is what it was.
+        """Copy the data at ``place`` to ``file`` (None: nowhere), and check that it is what it was.
 
         :raises BrokenSnapshot, StoreError: nothing in the file may be used.
         :raises OSError: it can't be written to.
         """
-        digest, length = hashlib.sha256(), 0
-        try:
-            async with aclosing(self.store.get(f"{place}/{DATA}")) as chunks:
-                async for chunk in chunks:
-                    digest.update(chunk)
-                    length += len(chunk)
-                    if length > size:
-                        break
+        told = 0
+
+        async def take(chunks: AsyncIterator[bytes]) -> None:
+            nonlocal told
+            if file:
+                file.seek(0)
+                file.truncate()
+            digest, length = hashlib.sha256(), 0
+            async for chunk in chunks:
+                digest.update(chunk)
+                length += len(chunk)
+                if length > size:
+                    break
+                if file:
                     file.write(chunk)
-                    if got:
-                        got(len(chunk))
+                if got and length > told:
+                    got(length - told)
+                    told = length
+            if length != size:
+                raise ObjectBroken(f"{length} bytes of data, its manifest says {size}")
+            if digest.hexdigest() != sha256:
+                raise ObjectBroken("the SHA-256 of its data does not match its manifest")
+
+        try:
+            await self._read(f"{place}/{DATA}", take)
         except ObjectMissing as error:
             raise BrokenSnapshot(f"snapshot {place}: its data is gone") from error
         except ObjectBroken as error:
             raise BrokenSnapshot(f"snapshot {place}: {error}") from error
-        if length != size:
-            raise BrokenSnapshot(f"snapshot {place}: {length} bytes of data, its manifest says {size}")
-        if digest.hexdigest() != sha256:
-            raise BrokenSnapshot(f"snapshot {place}: the SHA-256 of its data does not match its manifest")
-        file.flush()
+        if file:
+            file.flush()
+
+    async def _read(self, key: str, take: Callable[[AsyncIterator[bytes]], Awaitable[T]]) -> T:
+        """Return what ``take`` makes of an object: of the first copy that is not broken.
+
+        :param take: raises ObjectBroken, if that is what it is.
+        :raises StoreError: ObjectBroken only if all copies are.
+        """
+        troubles: list[StoreError] = []
+        for store in (self.store, *self.store.copies):
+            try:
+                async with aclosing(store.get(key)) as chunks:
+                    taken = await take(chunks)
+            except StoreError as error:
+                if not troubles and isinstance(error, ObjectMissing):
+                    raise
+                troubles.append(error)
+            else:
+                if troubles:
+                    logger.error("ALARM: %s is read from another copy: %s", key, troubles[0])
+                return taken
+        # One that could not be asked may be whole. (The first may not know why it can't be read.)
+        raise min(troubles[1:] or troubles, key=lambda each: isinstance(each, ObjectBroken | ObjectMissing))
 
     async def put_data(self, place: str, file: Path, sent: Callable[[int], None] | None = None) -> None:
         """Store the data of a snapshot that is being made. Raises StoreError."""

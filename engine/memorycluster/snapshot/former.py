@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,13 @@ class WithFormer:
         self.name = store.name
         self._store = store
         self._former = former
+
+    @property
+    def copies(self) -> Sequence[Store]:
+        """Both, with the copies of either."""
+        stores = [(each, self._former) for each in self._store.copies]
+        formers = [(self._store, each) for each in self._former.copies]
+        return [WithFormer(*both, lenient=self._lenient) for both in stores + formers]
 
     async def put(self, key: str, data: bytes | Path, sent: Callable[[int], None] | None = None) -> None:
         """Store ``data`` under ``key``, in the new store."""

@@ -13,9 +13,10 @@ import builtins
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,6 +27,7 @@ from memorycluster.snapshot.store import (
     Object,
     ObjectBroken,
     ObjectMissing,
+    Store,
     StoreError,
     StoreFull,
     brief,
@@ -54,6 +56,9 @@ SILENT_FOR, TRIES = 5.0, 4
 QUIET_FOR = timedelta(minutes=10)
 """A put that has sent nothing for that long is none any more: it has given up before."""
 
+PLACEMENT_TRIES = 16
+"""The log service has any member answer; so often it is asked for another one."""
+
 FULL = 10077
 """Error code of JetStream: the bucket has reached its limit."""
 
@@ -74,6 +79,12 @@ class LogBucket:
         self._access = access
         self._max_bytes = max_bytes
 
+    @property
+    def copies(self) -> Sequence[Store]:
+        """What each member has: one of them may be rotten, and have been chosen."""
+        tried: set[str] = set()
+        return [_Copy(self._access, tried) for _ in self._access.servers]
+
     async def put(self, key: str, data: bytes | Path, sent: Callable[[int], None] | None = None) -> None:
         """Store ``data`` under ``key``: a majority of the log's members has synced it when that returns."""
         from nats.js.api import ObjectMeta, ObjectMetaOptions
@@ -89,7 +100,7 @@ class LogBucket:
     async def get(self, key: str) -> AsyncGenerator[bytes, None]:
         """Yield the object's bytes; raise ObjectBroken at their end if they are not what was put."""
         async with self._connected(checked(key), SILENT_FOR) as js:
-            info = await (await self._opened(js)).get_info(key)
+            info = await self._info(js, key)
             subject = f"$O.{BUCKET}.C.{info.nuid}"
             digest, left = hashlib.sha256(), info.chunks or 0
             pieces, silent = None, 0
@@ -110,19 +121,18 @@ class LogBucket:
                 digest.update(message.data)
                 yield message.data
                 left -= 1
-        if f"SHA-256={base64.urlsafe_b64encode(digest.digest()).decode()}" != info.digest:
-            raise ObjectBroken(f"{self.name}: {key}: what is stored is not what was put")
+        self._check(key, info, digest.digest())
 
     async def head(self, key: str) -> Object:
         """Return what is known of an object."""
         async with self._connected(checked(key)) as js:
-            return _object(await (await self._opened(js)).get_info(key))
+            return _object(await self._info(js, key))
 
     async def list(self, prefix: str) -> builtins.list[Object]:
         """Return the objects below ``prefix``."""
         async with self._connected(prefix) as js:
             below = f"{checked(prefix)}/" if prefix else ""
-            return sorted(_object(each) for each in await _infos(js) if each.name.startswith(below))
+            return sorted(_object(each) for each in await self._infos(js) if each.name.startswith(below))
 
     async def delete(self, key: str) -> None:
         """Delete an object, and the mark that the library leaves in its place."""
@@ -133,7 +143,7 @@ class LogBucket:
                 store = await self._opened(js)
                 with contextlib.suppress(ObjectNotFoundError):
                     await store.delete(key)
-                subject = f"$O.{BUCKET}.M.{base64.urlsafe_b64encode(key.encode()).decode()}"
+                subject = _mark(key)
                 mark = await js.get_last_msg(SNAPSHOTS_STREAM, subject)
                 if (await store.get_info(key, show_deleted=True)).deleted and mark.seq:
                     await js.purge_stream(SNAPSHOTS_STREAM, seq=mark.seq + 1, subject=subject)
@@ -148,7 +158,7 @@ class LogBucket:
             async with self._connected(prefix) as js:
                 found = await _subjects(js, f"$O.{BUCKET}.C.>")
                 # In this order: what is completed meanwhile is one of the latter.
-                used = {f"$O.{BUCKET}.C.{each.nuid}" for each in await _infos(js)}
+                used = {f"$O.{BUCKET}.C.{each.nuid}" for each in await self._infos(js)}
                 for subject in sorted(found.keys() - used):
                     last = await js.get_last_msg(SNAPSHOTS_STREAM, subject)
                     if last.time and datetime.now(UTC) - last.time > QUIET_FOR:
@@ -200,6 +210,55 @@ class LogBucket:
             "snapshots, or name another store"
         )
 
+    def _check(self, key: str, info: ObjectInfo, sha256: bytes) -> None:
+        if f"SHA-256={base64.urlsafe_b64encode(sha256).decode()}" != info.digest:
+            raise ObjectBroken(f"{self.name}: {key}: what is stored is not what was put")
+
+    async def _info(self, js: JetStreamContext, key: str) -> ObjectInfo:
+        """Return what is said of an object. Raises StoreError, and the library's NotFoundError."""
+        from nats.js.errors import ObjectNotFoundError
+
+        found = await self._said(js, await self._opened(js), _mark(key))
+        if found is None or found.deleted:
+            raise ObjectNotFoundError
+        return found
+
+    async def _infos(self, js: JetStreamContext) -> builtins.list[ObjectInfo]:
+        """Return what is said of each object; nothing if there is no bucket yet. Raises StoreError."""
+        from nats.js.errors import NotFoundError
+
+        try:
+            store = await self._opened(js)
+        except NotFoundError:
+            return []
+        subjects = await _subjects(js, f"$O.{BUCKET}.M.>")
+        found = await asyncio.gather(*(self._said(js, store, subject) for subject in subjects))
+        return [each for each in found if each and not each.deleted]
+
+    async def _said(self, js: JetStreamContext, store: ObjectStore, subject: str) -> ObjectInfo | None:
+        """Return what is said of an object, as the bucket's leader knows it; None: nothing, it was deleted.
+
+        (The library would ask any member, which may not have got the newest yet.)
+
+        :raises StoreError: it can't be read.
+        """
+        from nats.js.api import ObjectInfo
+        from nats.js.errors import NotFoundError, ObjectNotFoundError
+
+        name = base64.urlsafe_b64decode(subject.rpartition(".")[2]).decode()
+        try:
+            return await store.get_info(name, show_deleted=True)
+        except ObjectNotFoundError:
+            if subject not in await _subjects(js, subject):
+                return None
+        # A server says the same of what it can't read: that is no reason to take it for deleted.
+        for _ in range(PLACEMENT_TRIES):  # any member may answer this
+            with contextlib.suppress(NotFoundError):
+                found = await js.get_last_msg(SNAPSHOTS_STREAM, subject, direct=True)
+                info: ObjectInfo = ObjectInfo.from_response(json.loads(found.data or b""))
+                return info
+        raise StoreError(f"the log service can't read what it has of {name}; is a copy rotten?")
+
     async def _opened(self, js: JetStreamContext) -> ObjectStore:
         return await js.object_store(BUCKET)
 
@@ -222,30 +281,43 @@ class LogBucket:
         return await self._opened(js)
 
 
-async def _infos(js: JetStreamContext) -> list[ObjectInfo]:
-    """Return what is said of each object, as the bucket's leader knows it; nothing if there is no bucket yet.
+class _Copy(LogBucket):
+    """What one member has: whichever none of its kind has read from."""
 
-    (The library would ask any member, which may not have got the newest yet.)
-    """
-    from nats.js.errors import NotFoundError, ObjectNotFoundError
+    copies: Sequence[Store] = ()
 
-    async def info(subject: str) -> ObjectInfo | None:
-        name = base64.urlsafe_b64decode(subject.rpartition(".")[2]).decode()
-        try:
-            found = await store.get_info(name, show_deleted=True)
-        except ObjectNotFoundError:
-            if subject not in await _subjects(js, subject):
-                return None  # its mark was deleted meanwhile
-            # A server says the same of what it can't read: that is no reason to take it for deleted.
-            raise StoreError(f"the log service can't read what it has of {name}; is a copy rotten?") from None
-        return None if found.deleted else found
+    def __init__(self, access: LogAccess, tried: set[str]) -> None:
+        super().__init__(access, 0)
+        self._tried = tried
 
-    try:
-        store = await js.object_store(BUCKET)
-    except NotFoundError:
-        return []
-    found = await asyncio.gather(*map(info, await _subjects(js, f"$O.{BUCKET}.M.>")))
-    return [each for each in found if each]
+    async def get(self, key: str) -> AsyncGenerator[bytes, None]:
+        """Yield the object's bytes; raise ObjectBroken at their end if they are not what was put."""
+        async with self._connected(checked(key), SILENT_FOR) as js:
+            info = await self._info(js, key)
+            digest, pieces = hashlib.sha256(), await self._another(js, f"$O.{BUCKET}.C.{info.nuid}")
+            with contextlib.suppress(TimeoutError):  # what does not come is not there
+                for _ in range(info.chunks or 0):
+                    data = (await pieces.next_msg(timeout=SILENT_FOR)).data
+                    digest.update(data)
+                    yield data
+        self._check(key, info, digest.digest())
+
+    async def _another(self, js: JetStreamContext, subject: str) -> JetStreamContext.PushSubscription:
+        """Have a member that has not been read from send all of a subject; it is chosen by chance."""
+        for _ in range(PLACEMENT_TRIES):
+            pieces = await js.subscribe(subject, stream=SNAPSHOTS_STREAM, ordered_consumer=True)
+            cluster = (await pieces.consumer_info()).cluster
+            member = (cluster and cluster.leader) or ""
+            if member not in self._tried:
+                self._tried.add(member)
+                return pieces
+            await pieces.unsubscribe()
+        raise StoreError(f"{self.name}: no other member than {', '.join(self._tried)} has sent it")
+
+
+def _mark(key: str) -> str:
+    """Return the subject of what is said of an object."""
+    return f"$O.{BUCKET}.M.{base64.urlsafe_b64encode(key.encode()).decode()}"
 
 
 async def _subjects(js: JetStreamContext, pattern: str) -> dict[str, int]:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -79,6 +79,10 @@ class Store(Protocol):
     name: str
     """For messages."""
 
+    @property
+    def copies(self) -> Sequence[Store]:
+        """The same objects, read where the store may not have read them: for what turns out to be broken."""
+
     async def put(self, key: str, data: bytes | Path, sent: Callable[[int], None] | None = None) -> None:
         """Store ``data``, or the file of that name, under ``key``, whole or not at all; return once it lasts.
 
@@ -134,6 +138,8 @@ def open_store(config: SnapshotStore, log: LogAccess | None = None, *, lenient: 
 
 class Directory:
     """A store in a directory."""
+
+    copies: Sequence[Store] = ()
 
     def __init__(self, root: Path) -> None:
         self.name = str(root)
@@ -231,6 +237,8 @@ class Directory:
 
 class Bucket:
     """A store in a bucket or container of an object storage service, by obstore."""
+
+    copies: Sequence[Store] = ()
 
     def __init__(self, config: S3Store | AzureStore | GoogleStore, secret: str = "") -> None:
         """Open it, with the credentials of the Secret of that name, if there is a directory for it.
