@@ -36,6 +36,7 @@ from memorycluster_operator.snapshot import LAST_SNAPSHOT_FINALIZER, Key, LogSta
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 """Kubernetes' own finalizers, of kubectl delete --cascade."""
 
+TAKEN = "SnapshotTaken"
 LATE, VOLUMES_GONE = "NoLastSnapshot", "VolumesGone"
 """Ends that a frozen node does not let come: what it holds is nowhere else, so a human decides."""
 
@@ -102,12 +103,16 @@ def plan_deletion(view: View) -> Deletion:
         since=since, deadline=deadline, snapshot=last.name if last else "", reason="", message=""
     )
     end = _end(view, last) or (_late(deadline, stored) if now >= deadline else None)
-    if end and not (view.frozen and end.reason in (LATE, VOLUMES_GONE)):
+    read = bool(end and end.reason == TAKEN and view.inputs.readers and now < deadline)
+    if end and not read and not (view.frozen and end.reason in (LATE, VOLUMES_GONE)):
         ended = datetime.fromisoformat(stored["endedAt"]) if stored.get("endedAt") else now
         status = status.model_copy(update={"reason": end.reason, "message": end.message, "ended_at": ended})
         step = _let_go(view, last, end, late=now >= ended + LET_GO_WITHIN)
         return Deletion(step, status, Makings(shards=shards, again=now + LET_GO_WITHIN))
     reason, message, step, times = _go_on(view, last, since, begun=bool(stored))
+    if end and read:
+        who = ", ".join(view.inputs.readers)
+        reason, message = "BeingRestored", f"{end.message}; {who} is being restored from its logs"
     status = status.model_copy(update={"reason": reason, "message": message})
     wait = Step(waits=(Wait("BeforeDelete", f"being deleted: {message}", deadline),))
     makings = Makings(foreign, shards, again=min([*times, deadline, now + LOOK_EVERY]))
@@ -144,7 +149,7 @@ def _end(view: View, last: Asked | None) -> _End | None:
     if view.settled.refused or not all(map(_final, view.shards)):
         return None
     if last is not None and told_of(last).phase is SnapshotPhase.COMPLETED and _covers(view, last):
-        return _End("SnapshotTaken", f"MemorySnapshot {last.name} holds everything", superfluous=True)
+        return _End(TAKEN, f"MemorySnapshot {last.name} holds everything", superfluous=True)
     return None
 
 

@@ -161,6 +161,31 @@ def test_what_fails_is_tried_again_until_the_deadline_and_then_the_volumes_stay(
     assert "NoLastSnapshot" in world.events
 
 
+def test_who_is_being_restored_from_its_logs_is_waited_for_until_the_deadline() -> None:
+    for finishes in (True, False):
+        world = settled()
+        world.readers = ("newer",)
+        world.delete()
+        world.until("TakingSnapshot")
+        world.tick()
+        world.operate()
+        for job in world.open_jobs():
+            world.succeed(job)
+        world.until("BeingRestored")
+        assert "newer is being restored" in world.said()["message"]
+        assert world.owned() == []
+        assert len(world.pods(Component.LOG)) == 1
+        if finishes:
+            world.readers = ()
+            world.until_gone(passes=10)
+            assert world.kubernetes.now < datetime.fromisoformat(world.said()["deadline"])
+        else:
+            world.tick(3600)
+            world.until_gone(passes=10)
+        assert world.said()["reason"] == "SnapshotTaken"
+        assert len(world.owned()) == 1, "deletionPolicy is Delete"
+
+
 def test_switching_it_off_lets_it_go_and_deletion_policy_counts_again() -> None:
     world = settled()
     world.delete()
