@@ -180,6 +180,24 @@ class SnapshotWorld(World):
         place = f"{NAME}/{shard}/{generation}/{made['sequence']:020}-{self.kubernetes.fresh():08x}"
         return {"made": place, "manifest": made, **said}
 
+    def befall(self, job: Job, how: str) -> None:
+        """Let a Job end, however that is."""
+        match how:
+            case "succeeds":
+                self.succeed(job)
+            case "waits":
+                self.succeed(job, waits=True)
+            case "fails":
+                self.end(job, {"failed": "so it is"}, failed=True)
+            case "dies":
+                self.lose(job, failed=True)
+            case "is lost":
+                self.lose(job)
+            case "vanishes":
+                del self.jobs[job.manifest["metadata"]["name"]]
+            case _:
+                raise AssertionError(how)
+
     def open_jobs(self) -> list[Job]:
         """Return the Jobs that are not finished."""
         return [job for job in self.jobs.values() if "status" not in job.manifest]

@@ -471,18 +471,8 @@ class Deleting(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(["succeeds", "succeeds", "fails", "is lost", "vanishes"]))
     def a_job_ends(self, data: st.DataObject, how: str) -> None:
-        if not (jobs := self.world.open_jobs()):
-            return
-        job = data.draw(st.sampled_from(jobs))
-        match how:
-            case "succeeds":
-                self.world.succeed(job)
-            case "fails":
-                self.world.end(job, {"failed": "so it is"}, failed=True)
-            case "is lost":
-                self.world.end(job, None)
-            case "vanishes":
-                del self.world.jobs[job.manifest["metadata"]["name"]]
+        if jobs := self.world.open_jobs():
+            self.world.befall(data.draw(st.sampled_from(jobs)), how)
 
     @rule(seconds=st.sampled_from([1, 5, 60, 1800]), ticks=st.integers(1, 4))
     def wait(self, seconds: int, ticks: int) -> None:

@@ -374,18 +374,8 @@ class Forgetting(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(["succeeds", "succeeds", "fails", "dies", "is lost"]))
     def a_job_ends(self, data: st.DataObject, how: str) -> None:
-        if not (jobs := self.world.open_jobs()):
-            return
-        job = data.draw(st.sampled_from(jobs))
-        match how:
-            case "succeeds":
-                self.world.succeed(job)
-            case "fails":
-                self.world.end(job, {"failed": "so it is"}, failed=True)
-            case "dies":
-                self.world.lose(job, failed=True)
-            case "is lost":
-                self.world.lose(job)
+        if jobs := self.world.open_jobs():
+            self.world.befall(data.draw(st.sampled_from(jobs)), how)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):

@@ -420,20 +420,8 @@ class Snapshotting(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(["succeeds", "waits", "fails", "is lost", "vanishes"]))
     def a_job_ends(self, data: st.DataObject, how: str) -> None:
-        if not (jobs := self.world.open_jobs()):
-            return
-        job = data.draw(st.sampled_from(jobs))
-        match how:
-            case "succeeds":
-                self.world.succeed(job)
-            case "waits":
-                self.world.succeed(job, waits=True)
-            case "fails":
-                self.world.end(job, {"failed": "so it is"}, failed=True)
-            case "is lost":
-                self.world.end(job, None)
-            case "vanishes":
-                del self.world.jobs[job.manifest["metadata"]["name"]]
+        if jobs := self.world.open_jobs():
+            self.world.befall(data.draw(st.sampled_from(jobs)), how)
 
     @invariant()
     def jobs_are_few(self) -> None:
