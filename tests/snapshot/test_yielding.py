@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -32,8 +33,9 @@ async def test_a_making_and_its_engines_are_a_session_that_is_nice_to_others(wor
     async for said in making(config(world) | {"work": str(world.work)}, world.work / "job"):
         assert "failed" not in said
         for process in psutil.Process().children(recursive=True):
-            if process.pid in engines(world) or "memorycluster.snapshot" in process.cmdline():
-                found.add((process.name().startswith("valkey"), nice(process.pid)))
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has ended meanwhile
+                if process.pid in engines(world) or "memorycluster.snapshot" in process.cmdline():
+                    found.add((process.name().startswith("valkey"), nice(process.pid)))
     assert found == {(False, NICE), (True, NICE)}
     assert nice(psutil.Process().pid) == ours
 
