@@ -1,7 +1,8 @@
 # `make run` and `make test` set up what they need in .venv, and only when it has changed.
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+# Most tests wait most of the time: two lanes, see tests/conftest.py.
+PYTEST_ARGS ?= -n 2 --dist loadgroup --durations=25
 SECONDS ?= 600
 # Of `make images`; a release names its base by digest.
 BASE ?= debian:13-slim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tests.lab.node import node_image
 from tests.lab.programs import LabError, program
 
 # Times are no property: these machines are busy.
-settings.register_profile("memorycluster", deadline=None)
+# In CI no luck: what is found at random is for whoever runs the tests, and can look into it.
+settings.register_profile("memorycluster", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("memorycluster")
 
 TIERS = (
@@ -24,6 +26,8 @@ TIERS = (
     *("compat", "faults", "lab", "e2e"),
 )
 """Directories of tests, fastest first. The last run in a cluster that takes CPU from whatever comes after."""
+KUBERNETES_LANE = {"unit", "operator", "lab", "e2e"}
+"""With ``-n 2 --dist loadgroup`` these run beside all others, which share ranges of ports."""
 LAB_FIXTURES = {"lab", "site"}
 UP = pytest.StashKey[bool]()
 
@@ -38,9 +42,12 @@ def _in_lab(item: pytest.Item) -> bool:
     return bool(wants) and not item.get_closest_marker("skip") and not Lab().given
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tiers in their order."""
+    """Run the tiers in their order, and in lanes if there are several processes."""
+    for item in items:
+        lane = "kubernetes" if _tier(item) in KUBERNETES_LANE else "processes"
+        item.add_marker(pytest.mark.xdist_group(lane))
     order = {tier: index for index, tier in enumerate(TIERS)}
     items.sort(key=lambda item: order.get(_tier(item), -1))
 

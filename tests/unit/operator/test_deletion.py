@@ -518,7 +518,7 @@ class Deleting(RuleBasedStateMachine):
             world.operate()
             if tries > 100 and world.said().get("reason") == "Frozen":
                 for machine in world.kubernetes.machines.values():
-                    machine.alive = True  # a Node that is lost is waited for, as its pod's engine may come back
+                    machine.alive = True  # a Node that is lost is waited for: so is its engine
                 for pod in world.pods(Component.ENGINE):  # a human gives up what nobody else may
                     engine = world.database.engines.get(pod.uid)
                     if engine is not None and engine.role == "frozen":
