@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Most tests wait most of the time: two lanes, see tests/conftest.py.
-PYTEST_ARGS ?= -n 2 --dist loadgroup --durations=25
+PYTEST_ARGS ?= -n 2 --durations=25
 SECONDS ?= 600
 # Of `make images`; a release names its base by digest.
 BASE ?= debian:13-slim

@@ -15,6 +15,8 @@ from tests.lab.cluster import Lab
 from tests.lab.images import images
 from tests.lab.node import node_image
 from tests.lab.programs import LabError, program
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Times are no property: these machines are busy.
 # In CI no luck: what is found at random is for whoever runs the tests, and can look into it.
@@ -27,7 +29,7 @@ TIERS = (
 )
 """Directories of tests, fastest first. The last run in a cluster that takes CPU from whatever comes after."""
 KUBERNETES_LANE = {"unit", "operator", "lab", "e2e"}
-"""With ``-n 2 --dist loadgroup`` these run beside all others, which share ranges of ports."""
+"""With ``-n 2`` these run beside all others, which share ranges of ports."""
 LAB_FIXTURES = {"lab", "site"}
 UP = pytest.StashKey[bool]()
 
@@ -36,18 +38,26 @@ def _tier(item: pytest.Item) -> str:
     return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
+class Lanes(LoadScopeScheduling):
+    """Two sequences of tests, each for one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "kubernetes" if nodeid.split("/")[1] in KUBERNETES_LANE else "processes"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    """Return how tests are shared out to processes."""
+    return Lanes(config, log)
+
+
 def _in_lab(item: pytest.Item) -> bool:
     """Say whether it is to run in the lab's cluster."""
     wants = LAB_FIXTURES & set(getattr(item, "fixturenames", ()))
     return bool(wants) and not item.get_closest_marker("skip") and not Lab().given
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tiers in their order, and in lanes if there are several processes."""
-    for item in items:
-        lane = "kubernetes" if _tier(item) in KUBERNETES_LANE else "processes"
-        item.add_marker(pytest.mark.xdist_group(lane))
+    """Run the tiers in their order."""
     order = {tier: index for index, tier in enumerate(TIERS)}
     items.sort(key=lambda item: order.get(_tier(item), -1))
 
