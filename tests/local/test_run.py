@@ -173,8 +173,7 @@ def test_what_dies_is_started_again(cluster: Cluster, part: str) -> None:
 
 
 def test_a_rotten_copy_of_the_log_is_made_anew(cluster: Cluster) -> None:
-    cluster.ready()
-    members = {member["name"]: member for member in cluster.status()["shards"][0]["log"]["members"]}
+    members = {member["name"]: member for member in cluster.ready()["shards"][0]["log"]["members"]}
     name = next(name for name, member in members.items() if not member["leader"])
     store = cluster.data / "log" / name.removeprefix("log-") / "store"
     block = max(store.rglob("streams/demo-0/msgs/*.blk"), key=lambda path: path.stat().st_size)

@@ -49,7 +49,8 @@ def client_of(cluster: Cluster) -> redis.RedisCluster:
 
 
 def log_of(cluster: Cluster) -> dict[str, Any]:
-    log: dict[str, Any] = cluster.status()["shards"][0]["log"]
+    """Return what is said of the log, which may not answer at once."""
+    log: dict[str, Any] = until(lambda: cluster.status()["shards"][0]["log"], "the log answers")
     return log
 
 

@@ -78,9 +78,12 @@ class Wire(asyncio.Protocol):
             async with asyncio.timeout(DIAL_TIMEOUT):
                 await loop.create_connection(lambda: self, url.hostname or "", url.port or DEFAULT_PORT)
                 self._largest = (await self._greeting).get("max_payload", 1 << 20)
-                self._write(protocol.connect(user=user, password=password, name=name))
-                self.subscribe(self._answer, f"{self._inbox}.*")
-                await self._ping()
+                self._subscribed, self._handlers[1] = 1, self._answer
+                inbox, pong = protocol.subscribe(f"{self._inbox}.*", 1), self._pong()
+                # In one piece: who still writes to a server that has refused it does not hear why.
+                hello = protocol.connect(user=user, password=password, name=name)
+                self._write(hello + inbox + protocol.PING)
+                await pong
         except (OSError, TimeoutError, LogUnavailable) as error:
             self._lose(f"{self.server}: {self.reason or error or 'no answer'}")
             raise LogUnavailable(self.reason) from error
@@ -227,12 +230,17 @@ class Wire(asyncio.Protocol):
 
     async def _ping(self) -> None:
         """Return once the server has taken all that was sent before. Raises LogUnavailable."""
+        pong = self._pong()
+        self._write(protocol.PING)
+        await pong
+
+    def _pong(self) -> asyncio.Future[None]:
+        """Return what is done once the next ping is answered. Raises LogUnavailable."""
         if self.lost.is_set():
             raise LogUnavailable(self.reason)
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pongs.append(pong)
-        self._write(protocol.PING)
-        await pong
+        return pong
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:

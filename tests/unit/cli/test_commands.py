@@ -1,5 +1,7 @@
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,15 @@ class Command:
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+def home() -> Iterator[Path]:
+    """Where data directories are by default; its path is short enough for unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="mc") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path) -> Command:
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
     monkeypatch.delenv("MEMORYCLUSTER_DATA_DIR", raising=False)
     return Command(capfd, monkeypatch)
 
@@ -73,7 +82,7 @@ def make(root: Path, name: str = "demo") -> Layout:
     ],
 )
 def test_a_bad_manifest_is_one_line_and_exit_status_2(
-    command: Command, tmp_path: Path, text: str | None, line: str
+    command: Command, home: Path, tmp_path: Path, text: str | None, line: str
 ) -> None:
     path = tmp_path / "bad.yaml"
     if text is not None:
@@ -82,7 +91,7 @@ def test_a_bad_manifest_is_one_line_and_exit_status_2(
     assert (exit_status, out) == (2, "")
     assert errors.startswith(line.format(path=path))
     assert errors.count("\n") == 1
-    assert not (tmp_path / "home").exists()
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("detach", [[], ["--detach"]])
@@ -143,19 +152,19 @@ def test_zones_are_1_or_3(command: Command, manifest: Path) -> None:
     assert command("run", manifest, "--zones", "2") == (2, "", "error: --zones 2: use 1 or 3\n")
 
 
-def test_without_a_cluster_commands_say_so(command: Command, tmp_path: Path) -> None:
+def test_without_a_cluster_commands_say_so(command: Command, home: Path, tmp_path: Path) -> None:
     for name in ("status", "stop"):
         exit_status, _, errors = command(name)
         assert exit_status == 2
-        assert errors.startswith(f"error: no cluster in {tmp_path}/home/memorycluster; name its directory")
+        assert errors.startswith(f"error: no cluster in {home}/memorycluster; name its directory")
         exit_status, _, errors = command(name, "--data-dir", tmp_path)
         assert exit_status == 2
         assert errors.startswith(f"error: {tmp_path}: no cluster there")
 
 
-def test_the_only_cluster_is_found_and_of_many_one_must_be_named(command: Command, tmp_path: Path) -> None:
-    home = find.data_home()
-    assert home == tmp_path / "home" / "memorycluster"
+def test_the_only_cluster_is_found_and_of_many_one_must_be_named(command: Command, home: Path) -> None:
+    assert find.data_home() == home / "memorycluster"
+    home /= "memorycluster"
     first = make(home / "first", "first")
     assert find.find_cluster(None)[0] == first
     second = make(home / "second", "second")
