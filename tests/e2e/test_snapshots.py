@@ -19,7 +19,7 @@ from tests.lab.node import debian_image
 from tests.snapshot import s3
 
 SECRET = "vault-keys"
-BUCKET = "memorycluster-e2e-s3"
+BUCKET, BUCKET_NAME = "memorycluster-e2e-s3", "snapshots"
 SERVE = """
 mkdir -p /data/snapshots /meta
 while true; do
@@ -60,7 +60,7 @@ def store(site: Site, namespace: str) -> Iterator[dict[str, Any]]:
         tell_keys(site.kube, namespace, s3.ACCESS, s3.SECRET)
         endpoint = f"http://{address}:9000"
         yield {
-            "s3": {"bucket": "snapshots", "region": "us-east-1", "endpoint": endpoint},
+            "s3": {"bucket": BUCKET_NAME, "region": "us-east-1", "endpoint": endpoint},
             "credentials": {"secretName": SECRET},
         }
     finally:
@@ -256,7 +256,9 @@ def test_a_store_that_is_away_for_a_while(vault: Cluster) -> None:
     in_bucket("touch /away")
     try:
         ask(vault, "vault-away")
-        assert "snapshots" in said_of(vault, "vault-away", "message")
+        vault.kube.until(
+            lambda: f"//{BUCKET_NAME}/" in said_of(vault, "vault-away", "message"), "the store is missed"
+        )
         vault.kube.until(
             lambda: condition(vault.resource(), "SnapshotsCurrent").get("status") == "False",
             "the cluster says that a snapshot failed",
@@ -346,7 +348,7 @@ def test_a_last_snapshot_before_it_is_deleted(
         assert datetime.fromisoformat(told_of["deadline"]) > datetime.now(UTC)
         assert not cluster.pods("engine"), "nothing is written any more"
         name = told_of["snapshot"]
-        kube.until(lambda: "snapshots" in said_of(cluster, name, "message"), "the store is missed")
+        kube.until(lambda: f"//{BUCKET_NAME}/" in said_of(cluster, name, "message"), "the store is missed")
         assert len(kube.select("pvc", namespace, cluster.selector)) == 3
         docker("exec", BUCKET, "rm", "-f", "/away")
         [shard] = complete(kube, name, namespace)["shards"]

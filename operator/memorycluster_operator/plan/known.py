@@ -159,7 +159,8 @@ def part_of(view: View, asked: Asked, index: int, before: SnapshotShard | None) 
     if (now := making.progress) is not None:
         told = {"message": str(now), "step": now.step, "done": now.done, "total": now.total or None}
         return part.model_copy(update=told)
-    return part.model_copy(update={"message": making.message or (before.message if before else "")})
+    said = (making.result or {}).get("failed") or making.message  # its pod has ended, and the Job soon will
+    return part.model_copy(update={"message": said or (before.message if before else "")})
 
 
 def succeeded(making: Making | None) -> bool:

@@ -106,6 +106,10 @@ def test_a_failure_is_told_and_tried_again_until_it_is_given_up() -> None:
     world.go_on()
     (job,) = world.open_jobs()
     world.end(job, {"failed": "s3://b: no such bucket", "broken": []}, failed=True)
+    ended = job.manifest.pop("status")
+    world.go_on(seconds=1)
+    assert "no such bucket" in world.told("now")["message"], "its pod has ended, and the Job has not yet"
+    job.manifest["status"] = ended
     world.go_on(seconds=1)
     assert "no such bucket" in world.told("now")["message"]
     assert (world.condition()["status"], world.condition()["reason"]) == ("False", "SnapshotFailed")
