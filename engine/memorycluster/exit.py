@@ -1,7 +1,7 @@
 """The end of a process that has used an object store.
 
 obstore's threads know nothing of the interpreter's end: one that wakes up during it aborts the process, and
-what succeeded says that it failed (PyO3/pyo3-async-runtimes#40, and about one in twenty of our Jobs on a busy
+what succeeded says that it failed (PyO3/pyo3-async-runtimes#40, and about one in fifty of our Jobs on a busy
 machine). So such a process ends without that: nothing of ours is left to be done in it.
 """
 
