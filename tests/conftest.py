@@ -13,7 +13,6 @@ from tests.lab import docker
 from tests.lab.apiserver import PROGRAMS
 from tests.lab.cluster import Lab
 from tests.lab.images import images
-from tests.lab.node import node_image
 from tests.lab.programs import LabError, program
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -72,7 +71,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 program(name)
         if any(map(_in_lab, session.items)):
             docker.ensure()
-            node_image()
+            Lab().node_image()
             images()
 
 

@@ -45,6 +45,11 @@ class Lab:
         """Whether it is somebody else's: neither made nor removed here."""
         self.kubeconfig = Path(given) if given else cache.directory() / f"{self.name}.kubeconfig"
 
+    def node_image(self) -> str:
+        """Return the tag of the image of its nodes, built now if there is none. Needs docker (``ensure``)."""
+        given = os.environ.get(NODE_IMAGE_VARIABLE)
+        return given or (cilium_node_image() if self.cilium else node_image())
+
     def up(self) -> None:
         """Make the cluster be there and ready: it is started, or made anew, only if need be."""
         if not self.given:
@@ -105,8 +110,7 @@ class Lab:
 
     def _up(self) -> None:
         _raise_inotify_limit()
-        given = os.environ.get(NODE_IMAGE_VARIABLE)
-        image = given or (cilium_node_image() if self.cilium else node_image())
+        given, image = bool(os.environ.get(NODE_IMAGE_VARIABLE)), self.node_image()
         nodes = self._nodes()
         used = {docker("inspect", "-f", "{{.Config.Image}}", node) for node in nodes}
         if nodes and not given and used != {image}:
