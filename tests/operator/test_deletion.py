@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.apiserver import ApiServer
 from tests.operator.conftest import (
     Operator,
-    Operators,
     ask,
     change,
     eventually,
@@ -20,14 +17,14 @@ from tests.operator.conftest import (
     status,
 )
 from tests.operator.kubelet import Kubelet
-from tests.operator.test_rights import forbidden, of_service_account, rights, uid_of
+from tests.operator.test_rights import forbidden, limited, rights, uid_of
 from tests.operator.test_snapshots import SNAPSHOTS, Makings, memorysnapshot, told
 
 from memorycluster_operator.kube import Kube, path
 from memorycluster_operator.makings import DATA_FINALIZER
 from memorycluster_operator.snapshot import LAST_SNAPSHOT_FINALIZER
 
-__all__ = ["rights"]
+__all__ = ["limited", "rights"]
 
 
 def held(namespace: str, **snapshots: Any) -> dict[str, Any]:
@@ -170,16 +167,8 @@ async def test_a_namespace_is_deleted_with_what_is_held_in_it(
 
 
 async def test_with_the_charts_rights_data_goes_with_its_memorysnapshot(
-    api_server: ApiServer,
-    kube: Kube,
-    namespace: str,
-    kubelet: Kubelet,
-    rights: tuple[str, ...],
-    operators: Operators,
-    tmp_path: Path,
+    kube: Kube, namespace: str, kubelet: Kubelet, limited: Operator
 ) -> None:
-    operator = operators.start(*rights, kubeconfig=of_service_account(api_server, tmp_path))
-    await eventually(operator.leads)
     makings = await made(kube, namespace, kubelet)
     for name in ("first", "second"):
         await kube.create(memorysnapshot(namespace, name, deletionPolicy="Delete"))
@@ -203,6 +192,6 @@ async def test_with_the_charts_rights_data_goes_with_its_memorysnapshot(
         "MemorySnapshot", namespace, "second", uid=await uid_of(kube, "MemorySnapshot", namespace, "second")
     )
     await eventually(gone(kube, "MemorySnapshot", namespace, "second"), within=120)
-    assert await forbidden(operator) == []
-    assert "orbidden" not in operator.lines
-    assert operator.stop() == 0
+    assert await forbidden(limited) == []
+    assert "orbidden" not in limited.lines
+    assert limited.stop() == 0

@@ -57,6 +57,16 @@ def of_service_account(server: ApiServer, directory: Path) -> Path:
     return path
 
 
+@pytest.fixture
+async def limited(
+    api_server: ApiServer, rights: tuple[str, ...], operators: Operators, tmp_path: Path
+) -> Operator:
+    """Return an operator that works, with the chart's rights and no others."""
+    operator = operators.start(*rights, kubeconfig=of_service_account(api_server, tmp_path))
+    await eventually(operator.leads)
+    return operator
+
+
 def test_it_may_delete_no_data() -> None:
     """Pods, and what is only a record of a snapshot: whatever else it makes goes with its MemoryCluster."""
     roles = [
@@ -81,17 +91,9 @@ async def forbidden(operator: Operator) -> list[str]:
 
 
 async def test_what_it_does_it_may_do(
-    api_server: ApiServer,
-    kube: Kube,
-    namespace: str,
-    kubelet: Kubelet,
-    rights: tuple[str, ...],
-    operators: Operators,
-    tmp_path: Path,
+    kube: Kube, namespace: str, kubelet: Kubelet, limited: Operator
 ) -> None:
     assert SYSTEM == NAMESPACE
-    operator = operators.start(*rights, kubeconfig=of_service_account(api_server, tmp_path))
-    await eventually(operator.leads)
     log = {"maxBytes": "64Mi", "storage": {"storageClassName": "growing"}}
     created = await kube.create(manifest(namespace, shards=1, log=log))
     await eventually(lambda: ready(kube, namespace), within=120)
@@ -109,12 +111,12 @@ async def test_what_it_does_it_may_do(
     )
     await eventually(lambda: kube.get("Secret", namespace, "orders-internal"))
     await eventually(lambda: ready(kube, namespace), within=120)
-    assert await forbidden(operator) == []
-    assert "orbidden" not in operator.lines
+    assert await forbidden(limited) == []
+    assert "orbidden" not in limited.lines
     events, _ = await kube.list("Event", namespace)
     assert events
     await kube.delete("MemoryCluster", namespace, "orders", uid=created["metadata"]["uid"])
-    assert operator.stop() == 0
+    assert limited.stop() == 0
 
 
 async def uid_of(kube: Kube, kind: str, namespace: str, name: str) -> str:

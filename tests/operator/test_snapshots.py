@@ -6,14 +6,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from tests.lab.apiserver import ApiServer
-from tests.operator.conftest import Operator, Operators, eventually, manifest, pods, ready, status
+from tests.operator.conftest import Operator, eventually, manifest, pods, ready, status
 from tests.operator.kubelet import Kubelet
-from tests.operator.test_rights import forbidden, of_service_account, rights
+from tests.operator.test_rights import forbidden, limited, rights
 from tests.operator.tools import kubectl
 from tests.unit.snapshot.manifests import manifest as snapshot_manifest
 
@@ -27,7 +26,7 @@ from memorycluster_operator.makings import CONFIG_ANNOTATION
 from memorycluster_operator.objects.credentials import decoded
 from memorycluster_operator.objects.log import LOG_USER
 
-__all__ = ["rights"]
+__all__ = ["limited", "rights"]
 
 SNAPSHOTS: dict[str, Any] = {
     "store": {"s3": {"bucket": "b", "endpoint": "http://s3:7070"}, "credentials": {"secretName": "keys"}}
@@ -306,17 +305,9 @@ async def test_without_a_store_named_the_log_service_has_room_for_them_and_stays
 
 
 async def test_who_may_do_what_the_chart_says_may_make_snapshots(
-    api_server: ApiServer,
-    kube: Kube,
-    namespace: str,
-    kubelet: Kubelet,
-    rights: tuple[str, ...],
-    operators: Operators,
-    tmp_path: Path,
+    kube: Kube, namespace: str, kubelet: Kubelet, limited: Operator
 ) -> None:
     """By the schedule, too: each minute, so that one is due; and the one that has expired goes."""
-    operator = operators.start(*rights, kubeconfig=of_service_account(api_server, tmp_path))
-    await eventually(operator.leads)
     kubelet.jobs = makings = Makings()
     await kube.create(manifest(namespace, snapshots={**SNAPSHOTS, "schedule": "* * * * *"}))
     await eventually(lambda: ready(kube, namespace))
@@ -333,9 +324,9 @@ async def test_who_may_do_what_the_chart_says_may_make_snapshots(
         return await kube.get("MemorySnapshot", namespace, first) is None
 
     await eventually(gone)
-    assert await forbidden(operator) == []
-    assert "orbidden" not in operator.lines
-    assert operator.stop() == 0
+    assert await forbidden(limited) == []
+    assert "orbidden" not in limited.lines
+    assert limited.stop() == 0
 
 
 async def test_pods_of_jobs_are_restricted(
