@@ -1,4 +1,4 @@
-"""`python -m benchmarks.snapshots [MEGABYTES]`: what snapshots cost, against stock SAVE and load.
+"""`python -m benchmarks.snapshots [MEGABYTES]`: how fast snapshots are, against stock SAVE and load.
 
 One primary on this machine. Compare ratios within one run and nothing else.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,6 @@ from typing import Any
 
 import yaml
 
-from benchmarks.load import Flow, flows
-from memorycluster.api.snapshots import SnapshotStore
 from memorycluster.local.layout import Layout
 from memorycluster.local.plan import log_port_numbers, plan_topology
 from memorycluster.local.snapshots import job_config, making, store_of
@@ -30,19 +27,16 @@ from memorycluster.local.state import load_secrets, load_state
 from memorycluster.snapshot.bootstrap import EMPTY_RDB, Bootstrap
 from memorycluster.snapshot.catalogue import Catalogue, open_catalogue
 from memorycluster.snapshot.engine import Engine
+from memorycluster.snapshot.job import JobConfig
 from memorycluster.valkey.build import build
 from valkey import Valkey, ValkeyError
 
 PROGRAM = [sys.executable, "-P", "-m", "memorycluster"]
 VALUE = 1000
-ROUNDS = 3
-GETS = 5_000
-"""A second."""
-GET_SECONDS = 1.0
 
 
 @contextmanager
-def cluster(root: Path, *, max_bytes: str, max_log_replay: str) -> Iterator[Layout]:
+def cluster(root: Path, *, max_bytes: str, max_log_replay: str, zones: int) -> Iterator[Layout]:
     """Run one primary."""
     spec = {
         "replicasPerShard": 0,
@@ -53,8 +47,8 @@ def cluster(root: Path, *, max_bytes: str, max_log_replay: str) -> Iterator[Layo
     head = {"apiVersion": "memorycluster.io/v1alpha1", "kind": "MemoryCluster"}
     manifest.write_text(yaml.safe_dump({**head, "metadata": {"name": "bench"}, "spec": spec}))
     data = root / "data"
-    command = [*PROGRAM, "run", str(manifest), "--data-dir", str(data), "--zones", "1", "--detach"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = [*PROGRAM, "run", str(manifest), "--data-dir", str(data), "--zones", str(zones)]
+    subprocess.run([*command, "--detach"], check=True, stdout=subprocess.DEVNULL)
     try:
         yield Layout(data)
     finally:
@@ -112,13 +106,6 @@ def stock(programs: Path, rdb: Path, work: Path) -> tuple[float, float]:
             process.wait()
 
 
-async def get_p99(port: int) -> float:
-    """Return the p99 of GET in ms, at a load that leaves room: an open loop."""
-    flow = Flow("get", f"127.0.0.1:{port}", "get", rate=GETS, connections=4, keys=10_000)
-    result = (await flows(flow, seconds=GET_SECONDS, warmup=0.0))[0]
-    return float(result["p99"])
-
-
 @dataclass(frozen=True)
 class Bench:
     """A cluster of one primary, and what a making of its snapshot is told."""
@@ -135,15 +122,18 @@ class Bench:
     @property
     def catalogue(self) -> Catalogue:
         """The snapshots."""
-        return open_catalogue(SnapshotStore.model_validate(self.config["store"]), self.config["cluster"], 0)
+        told = JobConfig.model_validate(self.config)
+        return open_catalogue(told.store, told.cluster, told.shard, told.access)
 
 
 @contextmanager
-def running(programs: Path, *, max_bytes: str = "16Gi", max_log_replay: str = "4Gi") -> Iterator[Bench]:
+def running(
+    programs: Path, *, max_bytes: str = "16Gi", max_log_replay: str = "4Gi", zones: int = 1
+) -> Iterator[Bench]:
     """Run a cluster that holds nothing; by default the only snapshots of it are those that we take."""
     with (
         tempfile.TemporaryDirectory(prefix="mcb") as name,
-        cluster(Path(name), max_bytes=max_bytes, max_log_replay=max_log_replay) as layout,
+        cluster(Path(name), max_bytes=max_bytes, max_log_replay=max_log_replay, zones=zones) as layout,
     ):
         state = load_state(layout)
         assert state
@@ -185,22 +175,6 @@ async def main(megabytes: int) -> None:
         ratio = load / restoring
         print(
             f"restore (follower)    {size / restoring:8.0f} MB/s   {restoring:6.1f} s   {ratio:.2f} of stock"
-        )
-
-        ratios = []
-        for number in range(ROUNDS):
-            fill(bench.port, 0, max(megabytes // 10, 1))
-            quiet = statistics.median([await get_p99(bench.port) for _ in range(3)])
-            taking = asyncio.create_task(snapshot(bench.config, bench.work))
-            busy = []
-            while not taking.done():
-                busy.append(await get_p99(bench.port))
-            await taking
-            ratios.append(statistics.median(busy) / quiet)
-            text = ", ".join(f"{each:.2f}" for each in busy)
-            print(f"GET p99, round {number + 1}: {quiet:.3f} ms, while a snapshot is made {text}")
-        print(
-            f"GET p99 with snapshots / without: {statistics.median(ratios):.2f} (median of {ROUNDS} rounds)"
         )
 
 
