@@ -3,7 +3,8 @@
 One primary and a log of three members on this machine, under a load that leaves room. In each round the load
 is measured before a snapshot is made, and while it is; what differs between the two halves of the time before
 is the noise with which the ratios are to be compared. "Apart" means that the engine and its clients have the
-first CPU for themselves, and all else has the last one.
+first CPU for themselves, and all else has the last one. What any other work on this machine would do to them
+shows a loop that is run instead, at the priority of a snapshot, and touches neither disk nor network.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +28,8 @@ from benchmarks.load import Flow, flows
 from benchmarks.machine import facts, load
 from benchmarks.programs import processes_of
 from benchmarks.snapshots import Bench, fill, running, snapshot
+from memorycluster.local.snapshots import NICE
+from memorycluster.process import yield_cpu
 from memorycluster.valkey.build import build
 from valkey import Valkey
 
@@ -38,11 +42,13 @@ QUIET = 4
 WINDOW = 1.0
 """Seconds."""
 FIGURES = ("p50", "p99")
-STORES: dict[str, dict[str, Any]] = {
+LOOP = "for _ in range(200_000_000): pass"
+STORES: dict[str, dict[str, Any] | None] = {
+    "a loop": None,
     "directory": {},
     "log service": {"store": {"log": {"maxBytes": "4Gi"}}},
 }
-"""What differs from how a snapshot is made by default."""
+"""What differs from how a snapshot is made by default; None: none is."""
 
 Window = dict[str, float]
 """Figures of a moment, by what they are of, in ms: latencies, and for how long in a second the engine's main
@@ -102,21 +108,28 @@ async def window(port: int, engine: int) -> Window:
     return found
 
 
-async def measure(bench: Bench, megabytes: int, *, apart: bool) -> Round:
-    """Write, measure, and measure while a snapshot is made; it replaces those before it."""
+async def loop() -> None:
+    """Run for some seconds, as a snapshot would."""
+    process = await asyncio.create_subprocess_exec("nice", "-n", "10", sys.executable, "-c", LOOP)
+    yield_cpu(process.pid, NICE)
+    await process.wait()
+
+
+async def measure(bench: Bench, megabytes: int, work: Callable[[], Awaitable[Any]], *, apart: bool) -> Round:
+    """Write, measure, and measure while the work is done; the snapshot that it makes replaces the others."""
     place_started(apart=apart, client=True)
     await asyncio.to_thread(fill, bench.port, 0, max(megabytes // 10, 1))
     engine = engine_of(bench)
     await window(bench.port, engine)  # what was written settles
     quiet = [await window(bench.port, engine) for _ in range(QUIET)]
     place_started(apart=apart, client=False)
-    making = asyncio.create_task(snapshot(bench.config, bench.work))
+    working = asyncio.ensure_future(work())
     await asyncio.sleep(0.5)  # it is started
     place_started(apart=apart, client=True)
     busy = []
-    while not making.done():
+    while not working.done():
         busy.append(await window(bench.port, engine))
-    await making
+    await working
     for older in (await bench.catalogue.all())[1:]:
         await bench.catalogue.delete(older.place)
     return Round(quiet, busy[:-1] or busy)
@@ -149,13 +162,14 @@ async def main(megabytes: int, rounds: int) -> None:
     with running(programs, zones=3) as bench:
         await asyncio.to_thread(fill, bench.port, 0, megabytes)
         for (store, difference), apart in itertools.product(STORES.items(), (True, False)):
-            there = replace(bench, config={**bench.config, **difference})
+            there = replace(bench, config={**bench.config, **(difference or {})})
             place(bench, apart=apart)
-            await snapshot(there.config, there.work)
+            work = loop if difference is None else partial(snapshot, there.config, there.work)
+            await work()
             case = f"{store}, {'apart' if apart else 'shared'}"
             found[case] = []
             for number in range(rounds):
-                found[case].append(await measure(there, megabytes, apart=apart))
+                found[case].append(await measure(there, megabytes, work, apart=apart))
                 windows = len(found[case][-1].busy)
                 print(f"{case}: {number + 1} of {rounds}, {windows} windows", file=sys.stderr)
     print(
