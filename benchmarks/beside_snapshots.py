@@ -42,7 +42,7 @@ QUIET = 4
 WINDOW = 1.0
 """Seconds."""
 FIGURES = ("p50", "p99")
-LOOP = "for _ in range(200_000_000): pass"
+LOOP = "for _ in range(60_000_000): pass"
 STORES: dict[str, dict[str, Any] | None] = {
     "a loop": None,
     "directory": {},

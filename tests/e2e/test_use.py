@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.scenario import Stage
@@ -45,6 +47,26 @@ def test_describe_explains_itself(orders: Cluster) -> None:
     for name in conditions:
         assert re.search(rf"Type:\s+{name}\n", said), f"no condition {name} in:\n{said}"
     assert re.search(r"^Events:\s*\n\s+Type\s+Reason", said, re.MULTILINE), f"no events in:\n{said}"
+
+
+def test_whoever_holds_what_the_log_lacks_is_asked_in_its_pod(orders: Cluster) -> None:
+    """`memorycluster recover`: nothing is frozen here, but each agent answers for itself."""
+    command = ["recover", "0", "--cluster", orders.name, "-n", orders.namespace]
+    asked = subprocess.run(
+        [sys.executable, "-m", "memorycluster", *command],
+        env=orders.kube.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert asked.returncode == 0, asked.stderr
+    shard = orders.status()["shards"][0]
+    for node in shard["nodes"]:
+        assert re.search(rf"^{node['name']}\s+nothing\s.*it is not frozen$", asked.stdout, re.MULTILINE), (
+            asked.stdout
+        )
+    assert asked.stdout.endswith("shard 0: no node is frozen\n")
 
 
 def test_explain_is_the_reference(orders: Cluster) -> None:

@@ -58,12 +58,27 @@ def alive(process: Any) -> bool:
     return bool(process.status() != "zombie")
 
 
-def test_what_the_log_has_lost_is_put_back(cluster: Cluster) -> None:
+def trim(cluster: Cluster, client: Any) -> None:
+    """Have snapshots taken, and the log trimmed behind them."""
+
+    def trimmed() -> bool:
+        return bool(cluster.status()["shards"][0]["log"]["firstSequence"] > 2)
+
+    for number in range(3):
+        assert client.set(f"snapshot:{number}", "1")
+        cluster.succeed("snapshot", "--data-dir", str(cluster.data))
+    until(trimmed, "the log is trimmed")
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_what_the_log_has_lost_is_put_back(cluster: Cluster, trimmed: bool) -> None:
     shard = cluster.ready()["shards"][0]
     leader = shard["primary"]
     port = int(nodes(cluster)[leader]["endpoint"].rpartition(":")[2])
     with redis.Redis("127.0.0.1", port) as client:
         assert client.set("before", "1")
+        if trimmed:
+            trim(cluster, client)
         with a_log_that_forgets(cluster):
             for number in range(LOST):
                 assert client.set(f"lost:{number}", os.urandom(2000))

@@ -106,6 +106,12 @@ class Agent:
         self._tasks = asyncio.TaskGroup()
         self._phase = self.machine.phase
         self._moved = asyncio.Event()
+        snapshots = None
+        if config.snapshots:
+            snapshots = partial(
+                open_catalogue, config.snapshots, config.cluster, config.shard, config.access, lenient=True
+            )
+        self._bootstrap = Bootstrap(log, config.generation, snapshots, config.spool)
         self.follower = Follower(
             log,
             config.generation,
@@ -113,21 +119,7 @@ class Agent:
             port=config.follow_port,
             user=config.user,
             password=config.password.get_secret_value(),
-            bootstrap=Bootstrap(
-                log,
-                config.generation,
-                partial(
-                    open_catalogue,
-                    config.snapshots,
-                    config.cluster,
-                    config.shard,
-                    config.access,
-                    lenient=True,
-                )
-                if config.snapshots
-                else None,
-                config.spool,
-            ),
+            bootstrap=self._bootstrap,
         )
         if note := freeze.Freeze.load(freeze.note_of(config.engine_socket), config.generation):
             logger.error("ALARM: frozen since before this agent was started: %s", note.reason)
@@ -180,7 +172,7 @@ class Agent:
 
     async def examine(self) -> recovery.Plan:
         """Return what can be done about this node, should it be frozen. Raises LogError."""
-        return await recovery.examine(self.log, self.machine, self._fetch)
+        return await recovery.examine(self.log, self.machine, self._bootstrap.position, self._fetch)
 
     async def recover(self) -> recovery.Plan:
         """Put back what the log lacks, if that is proved to be right, and follow again.

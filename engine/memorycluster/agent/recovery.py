@@ -91,19 +91,22 @@ class Refused(Exception):
     """It could not be done; nothing was lost by trying."""
 
 
+Begin = Callable[[int], Awaitable[Position]]
+"""Returns from where to read the log to learn what it holds at an offset (``Bootstrap.position``)."""
+
 Fetch = Callable[[int, int], Awaitable[bytes]]
 """Returns the stream between two offsets, from the engine's backlog. Raises EngineError, OSError."""
 
 
-async def examine(log: Log, machine: Machine, fetch: Fetch) -> Plan:
-    """Read all of ``log``, and return what can be done about the node of ``machine``.
+async def examine(log: Log, machine: Machine, begin: Begin, fetch: Fetch) -> Plan:
+    """Read ``log`` to its end, and return what can be done about the node of ``machine``.
 
     :raises LogError: the log can't be read to its end.
     """
     known = Known.to(machine)
     if machine.phase is not Phase.FROZEN and not machine.corrupt:
         return Plan(Verdict.NOTHING, "it is not frozen", known, machine.position)
-    end, crc = await _read(log, Position(machine.position.generation), known.offset)
+    end, crc = await _read(log, await begin(known.offset), known.offset)
     plan = judge(known, end, crc)
     if plan.verdict is not Verdict.APPEND:
         return plan
@@ -146,7 +149,7 @@ def judge(known: Known, end: Position, crc: int | None) -> Plan:
 
 async def _read(log: Log, position: Position, offset: int) -> tuple[Position, int | None]:
     """Read the log to its end; return where that is, and the running CRC at ``offset`` if it gets there."""
-    crc = position.unit_crc if offset == 0 else None
+    crc = position.unit_crc if offset == position.unit_end else None
     async with contextlib.aclosing(follow(log, position)) as reads:
         async for read in reads:
             if read is None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 
+from memorycluster.agent.ask import Unable
+from memorycluster.cli.recovery import Ask
 from memorycluster.local.errors import UserError
 
-MISSING = 'this command needs more packages: pip install "memorycluster[operator]"'
+if TYPE_CHECKING:
+    from kubernetes.aio.client import Configuration
+
+    from memorycluster_operator.kube import Kube
+
+MISSING = "this command needs more packages: pip install '.[operator]' in a checkout"
 
 
 async def plan(name: str, namespace: str | None, kubeconfig: str | None) -> tuple[dict[str, Any], str]:
@@ -18,6 +27,40 @@ async def plan(name: str, namespace: str | None, kubeconfig: str | None) -> tupl
     :param namespace: None: that of the kubeconfig's context.
     :raises UserError: packages are missing, the API server does not answer, there is no such MemoryCluster.
     """
+    async with _reached(namespace, kubeconfig) as (kube, _, where):
+        from memorycluster_operator import explain
+
+        settings = await explain.find_settings(kube)
+        return explain.as_data(await explain.plan_of(kube, where, name, settings)), where
+
+
+async def nodes(
+    name: str, namespace: str | None, kubeconfig: str | None, shard: int
+) -> tuple[dict[str, Ask], str]:
+    """Return how to ask each node of a shard of a MemoryCluster, and its namespace. Raises as ``plan``."""
+    async with _reached(namespace, kubeconfig) as (kube, _, where):
+        from memorycluster_operator import ask
+
+        found = await ask.nodes_of(kube, where, name, shard)
+
+    def asking(pod: str) -> Ask:
+        async def recovery(*, act: bool) -> Mapping[str, Any] | None:
+            async with _reached(where, kubeconfig) as (_, configuration, _):
+                said = await ask.recovery(configuration, where, pod, act=act)
+            if "error" in said:
+                raise Unable(str(said["error"]))
+            return cast("Mapping[str, Any] | None", said["answer"])
+
+        return recovery
+
+    return {pod: asking(pod) for pod in found}, where
+
+
+@asynccontextmanager
+async def _reached(
+    namespace: str | None, kubeconfig: str | None
+) -> AsyncIterator[tuple[Kube, Configuration, str]]:
+    """Connect to the API server; what goes wrong meanwhile is told as a UserError."""
     try:
         from kubernetes.aio import config
 
@@ -34,9 +77,7 @@ async def plan(name: str, namespace: str | None, kubeconfig: str | None) -> tupl
         ) from error
     try:
         async with Kube(found) as kube:
-            where = namespace or explain.context_namespace(kubeconfig)
-            settings = await explain.find_settings(kube)
-            return explain.as_data(await explain.plan_of(kube, where, name, settings)), where
+            yield kube, found, namespace or explain.context_namespace(kubeconfig)
     except explain.Unexplained as error:
         raise UserError(str(error)) from error
     except API_ERRORS as error:

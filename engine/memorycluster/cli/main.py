@@ -20,16 +20,15 @@ from rich.console import Console
 
 from memorycluster.api.manifest import API_VERSION, KIND, ManifestError, load_manifest
 from memorycluster.api.status import MemoryClusterStatus, Role
-from memorycluster.cli import kubernetes
+from memorycluster.cli import kubernetes, recovery
 from memorycluster.cli import snapshots as cli_snapshots
 from memorycluster.cli.find import data_home, find_cluster
-from memorycluster.cli.show import ConsoleReporter, console, show_recovery, show_status
-from memorycluster.local.agents import fail_over, recovery
+from memorycluster.cli.show import ConsoleReporter, console, show_status
+from memorycluster.local.agents import fail_over
 from memorycluster.local.errors import UserError
 from memorycluster.local.layout import Layout
 from memorycluster.local.observe import load_status, observe
 from memorycluster.local.plan import plan_topology
-from memorycluster.local.recover import decide
 from memorycluster.local.report import PipeReporter
 from memorycluster.local.run import run as run_cluster
 from memorycluster.local.state import State, running_pid
@@ -47,13 +46,6 @@ SUCCESSOR_WITHIN = 30.0
 STOP_PATIENCE = 90.0
 """Seconds for a cluster to stop in order."""
 
-DONE = {
-    "append": "has put back what the log lacked, and follows again",
-    "resume": "follows again",
-    "nothing": "is not frozen any more",
-}
-"""What a node has done, by what it found."""
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -63,6 +55,11 @@ app = typer.Typer(
     help="A durable, Valkey-compatible in-memory database.",
 )
 
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Its namespace. Left out: that of kubectl's context."),
+]
+Kubeconfig = Annotated[str | None, typer.Option(metavar="FILE", help="Left out: what kubectl would use.")]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -323,37 +320,23 @@ def recover(
         typer.Option("--without", metavar="NODE", help="A node that is lost for good; may be repeated."),
     ] = None,
     data_dir: DataDir = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="On Kubernetes: the MemoryCluster's name."),
+    ] = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Put back what a shard's log has lost, from what a frozen node holds. See docs/recovery.md."""
-    layout, state = find_cluster(data_dir)
-    if shard >= len(state.shards):
-        raise UserError(f"SHARD: there is no shard {shard}; the last one is {len(state.shards) - 1}")
-    nodes = {node.name: layout.node(node).agent_socket for node in plan_topology(state).shards[shard].nodes}
-    if unknown := [name for name in without or () if name not in nodes]:
-        raise UserError(
-            f"--without: there is no node {unknown[0]} in shard {shard}; there are {', '.join(nodes)}"
-        )
-    answers = {name: asyncio.run(recovery(socket, act=False)) for name, socket in nodes.items()}
-    out = console()
-    show_recovery(out, answers)
-    course = decide(answers, without=without or ())
-    if course.refusal:
-        _complain(f"shard {shard}: {course.refusal}. Nothing was changed; docs/recovery.md says what is left")
+    again = f"memorycluster recover {shard}"
+    if cluster is not None:
+        found, where = asyncio.run(kubernetes.nodes(cluster, namespace, kubeconfig, shard))
+        again += f" --cluster {cluster} -n {where}"
+    else:
+        found = recovery.nodes(*find_cluster(data_dir), shard)
+    if refusal := recovery.recover(console(), found, shard, again=again, yes=yes, without=without or ()):
+        _complain(refusal)
         raise typer.Exit(FAILED)
-    if not course.nodes:
-        out.print(f"shard {shard}: no node is frozen", markup=False)
-        return
-    if not yes:
-        out.print(f"Nothing was changed. To do it: memorycluster recover {shard} --yes", markup=False)
-        return
-    for name in course.nodes:
-        done = asyncio.run(recovery(nodes[name], act=True))
-        if done is None or done["verdict"] == "refuse":
-            _complain(
-                f"{name}: {done['reason'] if done else 'its agent does not answer'}; see `recover {shard}`"
-            )
-            raise typer.Exit(FAILED)
-        out.print(f"{name}: {DONE[done['verdict']]}", markup=False)
 
 
 def _wait_for_successor(layout: Layout, state: State, shard: int, to: str | None) -> bool:
@@ -414,13 +397,8 @@ def snapshots(
 @app.command()
 def plan(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The MemoryCluster's name.")],
-    namespace: Annotated[
-        str | None,
-        typer.Option("--namespace", "-n", help="Its namespace. Left out: that of kubectl's context."),
-    ] = None,
-    kubeconfig: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Left out: what kubectl would use.")
-    ] = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="table, or json.")] = Output.TABLE,
 ) -> None:
     """Show what the operator would do next about a MemoryCluster on Kubernetes, and why.

@@ -6,9 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -141,25 +139,6 @@ def show_status(out: Console, status: MemoryClusterStatus) -> None:
                 out.print(f"[yellow]{escape(node.name)}[/yellow]: {escape(node.message)}", soft_wrap=True)
         if any(node.role is Role.FROZEN for node in shard.nodes):
             out.print(f"What to do about it: memorycluster recover {shard.index}", markup=False)
-
-
-def show_recovery(out: Console, answers: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Print what each node of a shard holds, what the log does, and what can be done."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("NODE", "CAN"):
-        table.add_column(name, no_wrap=True)
-    for name in ("EPOCH", "HOLDS", "LOG'S EPOCH", "LOG HOLDS", "LACKS"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("BECAUSE", overflow="fold")
-    for name, answer in answers.items():
-        if answer is None:
-            table.add_row(name, "?", "", "", "", "", "", "its agent does not answer")
-            continue
-        lacks = max(answer["holds"] - answer["logEnd"], 0)
-        numbers = (answer["epoch"], answer["holds"], answer["logEpoch"], answer["logEnd"], lacks)
-        table.add_row(name, answer["verdict"], *map(str, numbers), answer["reason"])
-    out.print(table)
-    out.print()
 
 
 def _cells(node: NodeStatus) -> tuple[str, ...]:

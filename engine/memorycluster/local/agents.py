@@ -1,4 +1,4 @@
-"""Talking to the agents of this machine, over their unix sockets."""
+"""Talking to the agents of this machine, over their unix sockets. (See also ``agent.ask``.)"""
 
 from __future__ import annotations
 
@@ -48,27 +48,6 @@ async def fail_over(socket: Path, successor: str | None) -> dict[str, Any]:
             raise UserError(f"the failover was refused: {reason or response.reason}")
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         raise UserError(f"the leader's agent does not answer ({error or type(error).__name__})") from error
-
-
-async def recovery(socket: Path, *, act: bool) -> dict[str, Any] | None:
-    """Return what can be done about the node of the agent behind ``socket``; ``act``: have it done.
-
-    None: the agent doesn't answer. It reads all of its log first, which takes as long as it takes.
-
-    :raises UserError: it can't read its log, or could not do it.
-    """
-    timeout = aiohttp.ClientTimeout(total=None, connect=STATUS_TIMEOUT)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=timeout) as session,
-            session.request("POST" if act else "GET", f"{BASE}/v1/recovery") as response,
-        ):
-            answer = await response.json()
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-        return None
-    if not isinstance(answer, dict) or response.status != 200:
-        raise UserError(f"the agent could not: {answer.get('error') if isinstance(answer, dict) else answer}")
-    return answer
 
 
 async def agent_statuses(sockets: list[Path]) -> list[dict[str, Any] | None]:

@@ -21,6 +21,8 @@ from memorycluster.api.topology import Address, Topology, build_topology
 
 CONFIG_DIR = Path("/etc/memorycluster")
 RUN_DIR = Path("/run/memorycluster")
+AGENT_SOCKET = RUN_DIR / "agent.sock"
+"""Where a pod's agent serves its API to whoever is in that pod."""
 CLUSTER_FILE = "config/cluster.json"
 SECRETS = "secrets"
 ZONE_FILE = "pod/zone"

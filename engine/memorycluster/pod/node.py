@@ -14,6 +14,7 @@ from memorycluster.agent.config import AgentConfig
 from memorycluster.api.topology import Node, Topology
 from memorycluster.pod.config import (
     AGENT_PASSWORD,
+    AGENT_SOCKET,
     API_TOKEN,
     LOG_PASSWORD,
     POD_IP,
@@ -58,7 +59,7 @@ class Files:
     @property
     def agent_socket(self) -> Path:
         """Where the agent serves its API to this pod."""
-        return self.directory / "agent.sock"
+        return self.directory / AGENT_SOCKET.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -96,13 +96,32 @@ class Bootstrap:
             found = Start(position, None if resume is not None else io.BytesIO(EMPTY_RDB), len(EMPTY_RDB))
         self.trouble = "; ".join(passed)
         if found is None:
-            held = "begins with a snapshot" if first <= 1 else f"was trimmed up to record {first - 1}"
-            raise NoStart(
-                f"the log {held}, and no good snapshot leads on from there: {self.trouble or 'none found'}"
-            )
+            raise _nowhere(first, "no good snapshot leads on from there", passed)
         if passed:
             logger.error("ALARM: passed over: %s", self.trouble)
         return found
+
+    async def position(self, offset: int) -> Position:
+        """Return from where to read the log to learn what it holds at ``offset``, and where it ends.
+
+        That is its beginning, or where the newest snapshot ends that the log leads on from. (It may have lost
+        its end: what a snapshot has of that is none of its own.)
+
+        :raises NoStart: says why. :raises LogError:
+        """
+        health = await self._log.health()
+        first, passed = health.first_sequence, list[str]()
+        if first <= 1 and not await self._begins_with_snapshot():
+            return Position(self._generation)
+        try:
+            if self._open is not None:
+                async for snapshot in self._leading_on(self._open(), first, passed):
+                    manifest = snapshot.manifest
+                    if manifest.sequence <= health.last_sequence and manifest.offset <= offset:
+                        return manifest.position
+        except StoreError as error:
+            passed.append(str(error))
+        raise _nowhere(first, f"no good snapshot leads up to offset {offset}", passed)
 
     async def _start(
         self,
@@ -116,16 +135,7 @@ class Bootstrap:
             return None
         catalogue = self._open()
         usable: list[Snapshot] = []
-        for place in await catalogue.places(self._generation):
-            try:
-                snapshot = await catalogue.read(place)
-            except BrokenSnapshot as error:
-                passed.append(str(error))
-                continue
-            if snapshot.manifest.sequence + 1 < first:
-                break  # so are all that are older
-            if await self._contradicted(snapshot, passed):
-                continue
+        async for snapshot in self._leading_on(catalogue, first, passed):
             if until and (snapshot.manifest.log_time is None or snapshot.manifest.log_time > until):
                 continue
             if resume is not None and snapshot.manifest.offset <= resume:
@@ -139,6 +149,21 @@ class Bootstrap:
             if start := await self._load(catalogue, snapshot, got, passed):
                 return start
         return None
+
+    async def _leading_on(
+        self, catalogue: Catalogue, first: int, passed: list[str]
+    ) -> AsyncIterator[Snapshot]:
+        """Yield the snapshots from which the log leads on, newest first; ``passed`` is told of others."""
+        for place in await catalogue.places(self._generation):
+            try:
+                snapshot = await catalogue.read(place)
+            except BrokenSnapshot as error:
+                passed.append(str(error))
+                continue
+            if snapshot.manifest.sequence + 1 < first:
+                return  # so are all that are older
+            if not await self._contradicted(snapshot, passed):
+                yield snapshot
 
     async def _contradicted(self, snapshot: Snapshot, passed: list[str]) -> bool:
         """Say whether the log has another record than the one that the snapshot ends with."""
@@ -197,3 +222,8 @@ class Bootstrap:
             raise
         except LogError:
             return False
+
+
+def _nowhere(first: int, why: str, passed: Collection[str]) -> NoStart:
+    held = "begins with a snapshot" if first <= 1 else f"was trimmed up to record {first - 1}"
+    return NoStart(f"the log {held}, and {why}: {'; '.join(passed) or 'none found'}")

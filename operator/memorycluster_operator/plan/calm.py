@@ -15,12 +15,15 @@ def frozen(view: View, nodes: tuple[Node, ...]) -> Step | None:
     if not nodes:
         return None
     names = ", ".join(node.name for node in nodes)
+    shard = next(each.index for each in view.shards if nodes[0] in each.nodes)
+    cluster = view.snapshot.cluster
     return wait(
         view.snapshot,
         "Frozen",
         f"{names}: holds acknowledged writes that the log lacks; its pod must not be deleted, restarted or "
-        "moved. Compare what the nodes hold (memorycluster status), bring the log's volumes back if they "
-        "were replaced; only then delete the pod, giving up what it alone holds",
+        f"moved. What can be put back says `memorycluster recover {shard} --cluster {cluster.name} -n "
+        f"{cluster.namespace}`. If it refuses, bring the log's volumes back if they were replaced; only then "
+        "delete the pod, giving up what it alone holds",
     )
 
 

@@ -15,7 +15,7 @@ from memorycluster.agent.machine import EngineState, Machine, Phase
 from memorycluster.agent.recovery import Plan, Refused, Verdict, examine, put_back
 from memorycluster.log.chain import Position, read
 from memorycluster.log.findings import Findings
-from memorycluster.log.interface import Entry, LogConflict, LogHealth, Member
+from memorycluster.log.interface import Entry, LogConflict, LogHealth, LogTrimmed, Member
 from memorycluster.log.record import MAX_PAYLOAD, Flags, Kind, Record
 from memorycluster.log.service import genesis
 
@@ -30,6 +30,7 @@ class Log:
     def __init__(self, entries: list[bytes]) -> None:
         self.entries = entries
         self.findings = Findings()
+        self.first = 1
         self.meanwhile: bytes | None = None
         """What somebody else appends before the next append."""
 
@@ -41,6 +42,8 @@ class Log:
         self.entries.append(data)
 
     async def tail(self, after: int, *, avoid: Collection[str] = ()) -> AsyncGenerator[Entry | None, None]:
+        if after + 1 < self.first:
+            raise LogTrimmed(f"log record {after + 1}: trimmed")
         for sequence, data in enumerate(self.entries[after:], after + 1):
             yield Entry(sequence, data, "m")
         yield None
@@ -91,13 +94,24 @@ class World:
         engine = EngineState(True, 1, len(self.backlog), len(self.stream), 0x090102, silent=True)
         self.machine = Machine("a", 5_000_000, writer.position, Phase.FROZEN, engine=engine, epoch=1)
         self.fetched: list[tuple[int, int]] = []
+        self.beginning = Position(GENERATION)
 
     async def fetch(self, start: int, end: int) -> bytes:
         self.fetched.append((start, end))
         return self.backlog[start:end]
 
+    async def begin(self, offset: int) -> Position:
+        self.begun = offset
+        return self.beginning
+
     async def examine(self) -> Plan:
-        return await examine(self.log, self.machine, self.fetch)
+        return await examine(self.log, self.machine, self.begin, self.fetch)
+
+    def trim(self, before: int) -> None:
+        """Trim the log; a snapshot ends there."""
+        for sequence, data in enumerate(self.log.entries[: before - 1], 1):
+            self.beginning = read(self.beginning, sequence, data).position
+        self.log.first = before
 
     async def put_back(self, plan: Plan, *, lease: float = 0.0) -> None:
         await put_back(self.log, plan, node="a", nonce=9, lease=lease)
@@ -126,6 +140,24 @@ async def test_the_lost_tail_is_put_back(keep: int, last: int) -> None:
     assert at.unit_crc == world.machine.position.unit_crc
     assert world.log.stream() == world.stream, "and nothing that was not acknowledged"
     assert all(len(Record.decode(data).payload) <= MAX_PAYLOAD for data in world.log.entries)
+    assert (await world.examine()).verdict is Verdict.RESUME
+
+
+@pytest.mark.parametrize("keep", [3, 4, 5, 6])
+async def test_of_a_trimmed_log_what_is_left_is_read(keep: int) -> None:
+    world = World(100, 30, 20, 10, keep=keep)
+    with pytest.raises(LogTrimmed):
+        world.log.first = 4
+        await world.examine()
+    world.trim(4)
+    plan = await world.examine()
+    assert world.begun == len(world.stream)
+    if keep == len(world.whole):
+        assert plan.verdict is Verdict.RESUME
+        return
+    assert plan.verdict is Verdict.APPEND
+    await world.put_back(plan)
+    assert world.log.stream() == world.stream
     assert (await world.examine()).verdict is Verdict.RESUME
 
 
@@ -196,7 +228,7 @@ async def test_a_backlog_that_does_not_reach_back_is_refused() -> None:
     async def fetch(start: int, end: int) -> bytes:
         raise EngineError("NOCONTINUE: the stream holds 120 to 131")
 
-    plan = await examine(world.log, world.machine, fetch)
+    plan = await examine(world.log, world.machine, world.begin, fetch)
     assert plan.verdict is Verdict.REFUSE
     assert "holds 120 to 131" in plan.reason
 

@@ -136,6 +136,29 @@ async def test_a_store_that_is_away_is_only_missed_if_it_is_needed(
         await bootstrap.start()
 
 
+async def test_a_log_that_was_trimmed_is_read_from_where_a_snapshot_vouches(world: World) -> None:
+    """As whoever recovers does: no data is needed, and what the log has lost counts for nothing."""
+    for sequence in (3, 5, 7):
+        file = world.file(await world.snapshot(sequence), "data.rdb")
+        file.unlink()
+    offset = world.positions[6].unit_end
+    assert await world.bootstrap().position(offset) == world.positions[0]
+    world.log.first = 4
+    assert await world.bootstrap().position(offset) == world.positions[5]
+    assert await world.bootstrap().position(world.positions[5].unit_end - 1) == world.positions[3]
+    assert await world.bootstrap().position(world.positions[8].unit_end) == world.positions[7]
+    world.fork(6)
+    assert await world.bootstrap().position(world.positions[8].unit_end) == world.positions[5]
+    world.fork(4)
+    for _ in range(4):
+        world.write(world.writer.data(b"y" * 100))
+    assert await world.bootstrap().position(world.positions[8].unit_end) == world.positions[3]
+    with pytest.raises(NoStart, match="trimmed up to record 3, and no good snapshot leads up to offset 7"):
+        await world.bootstrap().position(7)
+    with pytest.raises(NoStart, match="none found"):
+        await Bootstrap(world.log, GENERATION, None).position(offset)
+
+
 async def test_another_logs_snapshot_is_none_of_ours(world: World) -> None:
     snapshot = await world.snapshot(6)
     elsewhere = snapshot.place.replace(str(GENERATION), str(GENERATION)[:-1] + "9")
