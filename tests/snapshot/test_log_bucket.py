@@ -23,7 +23,7 @@ from tests.snapshot.test_stores import content, in_log
 from tests.snapshot.world import World, command, world_of
 
 from memorycluster.log.healing import Kind, decide
-from memorycluster.log.interface import SNAPSHOTS_STREAM
+from memorycluster.log.interface import SNAPSHOTS_STREAM, LogError
 from memorycluster.snapshot import log_bucket
 from memorycluster.snapshot.catalogue import Catalogue
 from memorycluster.snapshot.former import WithFormer
@@ -338,3 +338,77 @@ async def test_what_can_not_be_read_is_not_taken_for_deleted(
                 await what
     await store.sweep("", datetime.now(UTC))
     assert await content(store, "a") == bytes(1 << 20)
+
+
+async def loses(service: Service, name: str, key: str) -> None:
+    """Have a member lose what is said of an object, which it then takes for deleted; and have it lead."""
+    await everywhere(service)
+    await service.stop()
+    assert flip(service.data_dir(name), log_bucket._mark(key).encode()) == 1
+    for index in service.data_dir(name).rglob("index.db"):
+        index.unlink()
+    service.start()
+    await service.ready()
+    await lead(service, name)
+
+
+async def lead(service: Service, name: str) -> None:
+    async with jetstream(service) as js, service.service() as admin:
+
+        async def leads() -> bool:
+            with contextlib.suppress(LogError, TimeoutError, nats.errors.Error):
+                cluster = (await js.stream_info(SNAPSHOTS_STREAM)).cluster
+                if cluster and cluster.leader == name:
+                    return True
+                await admin.step_down(SNAPSHOTS_STREAM, to=name)
+            await asyncio.sleep(1)
+            return False
+
+        await until(leads, 90)
+
+
+@pytest.mark.parametrize("lost", ["data.rdb", "manifest.json"])
+async def test_what_one_member_has_lost_and_leads_is_swept_from_none(
+    three: Service, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(log_bucket, "QUIET_FOR", timedelta(seconds=-60))
+    catalogue = Catalogue(in_log(three), "orders", 0)
+    objects = {
+        "orders/0/x/data.rdb": bytes(3 * log_bucket.PIECE),
+        "orders/0/x/manifest.json": b"{}",
+        "filler": bytes(12 << 20),  # what is lost of a server's newest file it gets back from the others
+    }
+    for key, data in objects.items():
+        await catalogue.store.put(key, data)
+    lost = f"orders/0/x/{lost}"
+    await loses(three, "log-1", lost)
+    assert lost not in {each.key for each in await patiently(lambda: catalogue.store.list(""))}
+    assert await patiently(lambda: catalogue.store.known("orders")) == set(objects) - {"filler"}
+    interrupted = f"$O.{log_bucket.BUCKET}.C.interrupted"
+    async with jetstream(three) as js:
+        await js.publish(interrupted, b"1")
+    await everywhere(three)
+    await patiently(lambda: catalogue.sweep(datetime.now(UTC) + timedelta(days=1)))
+    await lead(three, "log-2")
+    assert interrupted not in await pieces(three)
+    for key, data in objects.items():
+        assert await patiently(partial(content, catalogue.store, key)) == data
+
+
+async def test_while_a_member_does_not_answer_nothing_is_swept(
+    three: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_bucket, "QUIET_FOR", timedelta(seconds=-60))
+    store = in_log(three)
+    await store.put("a", b"1")
+    await everywhere(three)
+    await three.kill("log-2")
+    await patiently(lambda: store.list(""))
+    await store.sweep("", datetime.now(UTC))  # there is nothing that could go
+    async with jetstream(three) as js:
+        await js.publish(f"$O.{log_bucket.BUCKET}.C.interrupted", b"1")
+    with pytest.raises(StoreError):
+        await store.sweep("", datetime.now(UTC))
+    with pytest.raises(StoreError):
+        await store.known("")
+    assert len(await pieces(three)) == 2

@@ -72,6 +72,11 @@ class Catalogue:
             (key.removesuffix(f"/{MANIFEST}") for key in keys if key.endswith(f"/{MANIFEST}")), reverse=True
         )
 
+    async def known_places(self) -> set[str]:
+        """Return where any copy of the store has a manifest. Raises StoreError: also if one is not known."""
+        keys = await self.store.known(self.root)
+        return {key.removesuffix(f"/{MANIFEST}") for key in keys if key.endswith(f"/{MANIFEST}")}
+
     async def read(self, place: str) -> Snapshot:
         """Return the snapshot at ``place``.
 
@@ -223,16 +228,29 @@ class Catalogue:
         await self.store.delete(f"{place}/{DATA}")
 
     async def sweep(self, before: datetime) -> None:
-        """Delete what interrupted makings have left before then. Raises StoreError."""
+        """Delete what interrupted makings have left before then.
+
+        That is data of which no copy of the store has a manifest: who answers may only not see it.
+
+        :raises StoreError:
+        """
         objects = await self.store.list(self.root)
-        complete = {
-            each.key.removesuffix(f"/{MANIFEST}") for each in objects if each.key.endswith(f"/{MANIFEST}")
-        }
-        for each in objects:
-            place, _, name = each.key.rpartition("/")
-            if name == DATA and place not in complete and each.modified < before:
-                await self.store.delete(each.key)
+        keys = {each.key for each in objects}
+        left = [
+            each.key
+            for each in objects
+            if each.key.endswith(f"/{DATA}") and _beside(each.key) not in keys and each.modified < before
+        ]
+        known = await self.store.known(self.root) if left else set()
+        for key in left:
+            if key in known and _beside(key) not in known:
+                await self.store.delete(key)
         await self.store.sweep(self.root, before)
+
+
+def _beside(data: str) -> str:
+    """Return the key of the manifest that belongs to the object ``data``."""
+    return f"{data.removesuffix(DATA)}{MANIFEST}"
 
 
 def sequence_of(place: str) -> int:

@@ -56,6 +56,10 @@ class WithFormer:
             logger.error("ALARM: only what the former store has is used: %s", error)
         return sorted(found.values())
 
+    async def known(self, prefix: str) -> set[str]:
+        """Return the keys below ``prefix`` that either has."""
+        return await self._former.known(prefix) | await self._store.known(prefix)
+
     async def delete(self, key: str) -> None:
         """Delete an object, wherever it is."""
         await self._former.delete(key)

@@ -101,7 +101,7 @@ class LogBucket:
         """Yield the object's bytes; raise ObjectBroken at their end if they are not what was put."""
         async with self._connected(checked(key), SILENT_FOR) as js:
             info = await self._info(js, key)
-            subject = f"$O.{BUCKET}.C.{info.nuid}"
+            subject = _pieces(info)
             digest, left = hashlib.sha256(), info.chunks or 0
             pieces, silent = None, 0
             while left:
@@ -129,10 +129,31 @@ class LogBucket:
             return _object(await self._info(js, key))
 
     async def list(self, prefix: str) -> builtins.list[Object]:
-        """Return the objects below ``prefix``."""
+        """Return the objects below ``prefix``, as the bucket's leader knows them."""
+        from nats.js.errors import NotFoundError
+
         async with self._connected(prefix) as js:
-            below = f"{checked(prefix)}/" if prefix else ""
-            return sorted(_object(each) for each in await self._infos(js) if each.name.startswith(below))
+            below = _below(prefix)
+            try:
+                infos = await self._infos(js)
+            except NotFoundError:
+                return []  # there is no bucket yet
+            return sorted(_object(each) for each in infos if each.name.startswith(below))
+
+    async def known(self, prefix: str) -> set[str]:
+        """Return the keys below ``prefix`` of all objects that any member knows; all must answer.
+
+        A member that has lost what is said of an object takes that for deleted, and may lead the others.
+        """
+        from nats.js.errors import NotFoundError
+
+        async with self._connected(prefix) as js:
+            below = _below(prefix)
+            try:
+                infos = await self._infos_of_all(js)
+            except NotFoundError:
+                return set()
+            return {each.name for each in infos if each.name.startswith(below)}
 
     async def delete(self, key: str) -> None:
         """Delete an object, and the mark that the library leaves in its place."""
@@ -152,17 +173,23 @@ class LogBucket:
         """Delete what interrupted puts have left, of whatever object, and long before that moment, too.
 
         There is little room, and a put that goes on is never quiet for so long. (One that was, and goes on,
-        has put what is broken.)
+        has put what is broken.) What it deletes is gone from all members, so all must agree that no object
+        is made of it: while one does not answer, nothing goes.
         """
-        with contextlib.suppress(ObjectMissing):
-            async with self._connected(prefix) as js:
+        from nats.js.errors import NotFoundError
+
+        async with self._connected(prefix) as js:
+            try:
                 found = await _subjects(js, f"$O.{BUCKET}.C.>")
-                # In this order: what is completed meanwhile is one of the latter.
-                used = {f"$O.{BUCKET}.C.{each.nuid}" for each in await self._infos(js)}
-                for subject in sorted(found.keys() - used):
-                    last = await js.get_last_msg(SNAPSHOTS_STREAM, subject)
-                    if last.time and datetime.now(UTC) - last.time > QUIET_FOR:
-                        await js.purge_stream(SNAPSHOTS_STREAM, subject=subject)
+            except NotFoundError:
+                return  # there is no bucket yet
+            # In this order: what is completed meanwhile is one of the latter.
+            suspects = sorted(found.keys() - {_pieces(each) for each in await self._infos(js)})
+            left = [each for each in suspects if await _quiet(js, each)]
+            used = {_pieces(each) for each in await self._infos_of_all(js)} if left else set()
+            for subject in left:
+                if subject not in used:
+                    await js.purge_stream(SNAPSHOTS_STREAM, subject=subject)
 
     @contextlib.asynccontextmanager
     async def _connected(self, key: str, within: float = ANSWER_WITHIN) -> AsyncIterator[JetStreamContext]:
@@ -224,16 +251,55 @@ class LogBucket:
         return found
 
     async def _infos(self, js: JetStreamContext) -> builtins.list[ObjectInfo]:
-        """Return what is said of each object; nothing if there is no bucket yet. Raises StoreError."""
-        from nats.js.errors import NotFoundError
+        """Return what is said of each object, as the bucket's leader knows it.
 
-        try:
-            store = await self._opened(js)
-        except NotFoundError:
-            return []
+        :raises StoreError: it can't be read. :raises NotFoundError: there is no bucket.
+        """
+        store = await self._opened(js)
         subjects = await _subjects(js, f"$O.{BUCKET}.M.>")
         found = await asyncio.gather(*(self._said(js, store, subject) for subject in subjects))
         return [each for each in found if each and not each.deleted]
+
+    async def _infos_of_all(self, js: JetStreamContext) -> builtins.list[ObjectInfo]:
+        """Return what each member has that is said of objects.
+
+        :raises StoreError: one does not answer. :raises NotFoundError: there is no bucket.
+        """
+        tried: set[str] = set()
+        return [info for _ in self._access.servers for info in await self._infos_of_another(js, tried)]
+
+    async def _infos_of_another(self, js: JetStreamContext, tried: set[str]) -> builtins.list[ObjectInfo]:
+        """Return what a member has that is said of objects: one that was not ``tried``."""
+        messages = await self._another(js, f"$O.{BUCKET}.M.>", tried)
+        name = (await messages.consumer_info()).name
+        found, more = [], True
+        while more:
+            try:
+                message = await messages.next_msg(timeout=SILENT_FOR)
+            except TimeoutError:
+                if (await messages.consumer_info()).num_pending:
+                    raise  # it is slow
+                break  # it has sent what it has
+            found.append(_info_in(message.data))
+            more = message.metadata.num_pending > 0
+        if (await messages.consumer_info()).name != name:
+            raise StoreError(f"{self.name}: what one of its members has was read from several")
+        await messages.unsubscribe()
+        return [each for each in found if not each.deleted]
+
+    async def _another(
+        self, js: JetStreamContext, subject: str, tried: set[str]
+    ) -> JetStreamContext.PushSubscription:
+        """Have a member that was not ``tried`` send all of a subject; it is chosen by chance."""
+        for _ in range(PLACEMENT_TRIES):
+            pieces = await js.subscribe(subject, stream=SNAPSHOTS_STREAM, ordered_consumer=True)
+            cluster = (await pieces.consumer_info()).cluster
+            member = (cluster and cluster.leader) or ""
+            if member not in tried and (member or len(self._access.servers) == 1):
+                tried.add(member)
+                return pieces
+            await pieces.unsubscribe()
+        raise StoreError(f"{self.name}: no other member than {', '.join(sorted(tried))} answers")
 
     async def _said(self, js: JetStreamContext, store: ObjectStore, subject: str) -> ObjectInfo | None:
         """Return what is said of an object, as the bucket's leader knows it; None: nothing, it was deleted.
@@ -242,7 +308,6 @@ class LogBucket:
 
         :raises StoreError: it can't be read.
         """
-        from nats.js.api import ObjectInfo
         from nats.js.errors import NotFoundError, ObjectNotFoundError
 
         name = base64.urlsafe_b64decode(subject.rpartition(".")[2]).decode()
@@ -254,9 +319,7 @@ class LogBucket:
         # A server says the same of what it can't read: that is no reason to take it for deleted.
         for _ in range(PLACEMENT_TRIES):  # any member may answer this
             with contextlib.suppress(NotFoundError):
-                found = await js.get_last_msg(SNAPSHOTS_STREAM, subject, direct=True)
-                info: ObjectInfo = ObjectInfo.from_response(json.loads(found.data or b""))
-                return info
+                return _info_in((await js.get_last_msg(SNAPSHOTS_STREAM, subject, direct=True)).data or b"")
         raise StoreError(f"the log service can't read what it has of {name}; is a copy rotten?")
 
     async def _opened(self, js: JetStreamContext) -> ObjectStore:
@@ -294,7 +357,7 @@ class _Copy(LogBucket):
         """Yield the object's bytes; raise ObjectBroken at their end if they are not what was put."""
         async with self._connected(checked(key), SILENT_FOR) as js:
             info = await self._info(js, key)
-            digest, pieces = hashlib.sha256(), await self._another(js, f"$O.{BUCKET}.C.{info.nuid}")
+            digest, pieces = hashlib.sha256(), await self._another(js, _pieces(info), self._tried)
             for _ in range(info.chunks or 0):
                 try:
                     data = (await pieces.next_msg(timeout=SILENT_FOR)).data
@@ -306,22 +369,42 @@ class _Copy(LogBucket):
                 yield data
         self._check(key, info, digest.digest())
 
-    async def _another(self, js: JetStreamContext, subject: str) -> JetStreamContext.PushSubscription:
-        """Have a member that has not been read from send all of a subject; it is chosen by chance."""
-        for _ in range(PLACEMENT_TRIES):
-            pieces = await js.subscribe(subject, stream=SNAPSHOTS_STREAM, ordered_consumer=True)
-            cluster = (await pieces.consumer_info()).cluster
-            member = (cluster and cluster.leader) or ""
-            if member not in self._tried:
-                self._tried.add(member)
-                return pieces
-            await pieces.unsubscribe()
-        raise StoreError(f"{self.name}: no other member than {', '.join(self._tried)} has sent it")
-
 
 def _mark(key: str) -> str:
     """Return the subject of what is said of an object."""
     return f"$O.{BUCKET}.M.{base64.urlsafe_b64encode(key.encode()).decode()}"
+
+
+def _pieces(info: ObjectInfo) -> str:
+    """Return the subject of an object's data."""
+    return f"$O.{BUCKET}.C.{info.nuid}"
+
+
+def _below(prefix: str) -> str:
+    """Return what the keys below ``prefix`` begin with. Raises StoreError: it is none."""
+    return f"{checked(prefix)}/" if prefix else ""
+
+
+def _info_in(data: bytes) -> ObjectInfo:
+    """Return what a message says of an object. Raises StoreError."""
+    from nats.js.api import ObjectInfo
+
+    try:
+        info: ObjectInfo = ObjectInfo.from_response(json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"the log service has what is no object's description: {error}") from error
+    return info
+
+
+async def _quiet(js: JetStreamContext, subject: str) -> bool:
+    """Say whether nothing has come to the data of an object for long; the leader's clock has stamped it."""
+    from nats.js.errors import NotFoundError
+
+    try:
+        last = await js.get_last_msg(SNAPSHOTS_STREAM, subject)
+    except NotFoundError:
+        return False  # another sweep was quicker, or it can't be read
+    return last.time is not None and datetime.now(UTC) - last.time > QUIET_FOR
 
 
 async def _subjects(js: JetStreamContext, pattern: str) -> dict[str, int]:

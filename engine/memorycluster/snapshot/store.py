@@ -98,6 +98,12 @@ class Store(Protocol):
     async def list(self, prefix: str) -> list[Object]:
         """Return the objects below ``prefix`` (whole parts of a key), by key. Raises StoreError."""
 
+    async def known(self, prefix: str) -> set[str]:
+        """Return the keys below ``prefix`` of all objects that any copy has; ``list`` may ask only one.
+
+        For who deletes what something else does not name. Raises StoreError: also if a copy does not answer.
+        """
+
     async def delete(self, key: str) -> None:
         """Delete an object, if it is there. Raises StoreError."""
 
@@ -166,6 +172,10 @@ class Directory:
         """Return the objects below ``prefix``."""
         found: list[Object] = await self._do(self._list, self._path(prefix) if prefix else self._root)
         return found
+
+    async def known(self, prefix: str) -> set[str]:
+        """Return the keys of the objects below ``prefix``."""
+        return {each.key for each in await self.list(prefix)}
 
     async def delete(self, key: str) -> None:
         """Delete an object, and the directories that are empty then."""
@@ -288,6 +298,10 @@ class Bucket:
             async for page in obstore.list(self._store, prefix or None):
                 found += [Object(meta["path"], meta["size"], meta["last_modified"]) for meta in page]
         return sorted(found)
+
+    async def known(self, prefix: str) -> set[str]:
+        """Return the keys of the objects below ``prefix``: the service answers for all its copies."""
+        return {each.key for each in await self.list(prefix)}
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
