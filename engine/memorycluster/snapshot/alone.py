@@ -65,6 +65,8 @@ class KeepConfig(Told):
     """Bytes that the shard's snapshots may take; None: as many as they are."""
     held: bool = False
     """Somebody else reads the log: it is not to be trimmed, and no snapshot deleted."""
+    spared: list[str] = Field(default_factory=list)
+    """Names of snapshots that another cluster is made of: they are not to be deleted."""
     listed: dict[str, str] = Field(default_factory=dict)
     """Places of snapshots that may have expired, with the name of each: which are gone is to be told."""
     unwanted: dict[str, str] = Field(default_factory=dict)
@@ -89,6 +91,7 @@ class _Alone(Keeper):
             note=lambda text: print(text, flush=True),
             access=config.access,
             room=keep.room,
+            spared=keep.spared,
         )
         self._config = keep
         self._frozen |= set(keep.frozen)
@@ -104,7 +107,8 @@ class _Alone(Keeper):
             self._settle("look")
         except (StoreError, LogError, OSError) as error:
             self._complain("look", f"shard {self._index}: {error}")
-            return {"trouble": self.trouble[:1000]}
+            self._waits = True  # it may pass: then there is something to do
+            return {"trouble": self.trouble[:1000], "waits": True}
         return {
             "kept": [
                 {
@@ -141,11 +145,13 @@ class _Alone(Keeper):
         """
         catalogue = open_catalogue(self._store, self._cluster, self._index, self._access)
         ours = f"{catalogue.root}/{self._generation}/"
-        there = set(await catalogue.places(self._generation))
+        there = set(await catalogue.places())
+        hidden = await self._hidden(catalogue, there, {*self._config.listed, *self._config.unwanted})
+        there = {place for place in there if place.startswith(ours)} | hidden
         unwanted = dict.fromkeys(self._left_to_retention & there, KEPT)
         for place, name in self._config.unwanted.items():
-            if free and place not in there and (became := await self._forget(catalogue, place, name)):
-                unwanted[place] = became
+            if free and place not in there and name not in self._spared:
+                unwanted |= await self._try_to_forget(catalogue, place, name)
         newest = max((each.sequence for each in self._whole), default=0)
         gone = [
             name
@@ -154,6 +160,29 @@ class _Alone(Keeper):
             if place.startswith(ours) and place not in there and sequence_of(place) < newest
         ]
         return gone, unwanted
+
+    async def _hidden(self, catalogue: Catalogue, there: set[str], asked: Collection[str]) -> set[str]:
+        """Return which of the places that were ``asked`` for, and seem to have no manifest, may have one.
+
+        A copy of the store may have it which is not the one that said what is ``there``.
+        """
+        missing = {place for place in asked if place.startswith(f"{catalogue.root}/")} - there
+        if not missing:
+            return set()
+        try:
+            return missing & await catalogue.known_places()
+        except StoreError:
+            return missing
+
+    async def _try_to_forget(self, catalogue: Catalogue, place: str, name: str) -> dict[str, str]:
+        """Have a place forgotten; return what became of it, by the place, if anything."""
+        try:
+            became = await self._forget(catalogue, place, name)
+        except StoreError as error:
+            self._complain("forget", f"shard {self._index}: {error}")
+            return {}
+        self._settle("forget")
+        return {place: became} if became else {}
 
     async def _forget(self, ours: Catalogue, place: str, name: str) -> str:
         """Delete a snapshot of a former log, or what is left of one; return what became of it.

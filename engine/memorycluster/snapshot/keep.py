@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -28,7 +28,7 @@ from memorycluster.snapshot.policy import (
     trim_before,
     trims,
 )
-from memorycluster.snapshot.store import LogAccess
+from memorycluster.snapshot.store import LogAccess, StoreError
 
 Answers = Mapping[str, dict[str, Any] | None]
 """What agents say of themselves, by node; None: they don't answer."""
@@ -55,11 +55,13 @@ class Keeper(ABC):
         note: Callable[[str], None],
         access: LogAccess | None = None,
         room: int | None = None,
+        spared: Collection[str] = (),
     ) -> None:
         """``index`` is the shard's; ``note`` is told what is worth a line.
 
         :param access: to the log service, which may be the store.
         :param room: bytes that the shard's snapshots may take; None: as many as they are.
+        :param spared: names of snapshots that are not to be deleted now: another cluster is made of them.
         """
         self._index = index
         self._cluster = cluster
@@ -69,6 +71,7 @@ class Keeper(ABC):
         self._note = note
         self._access = access
         self._room = room
+        self._spared = frozenset(spared)
         self._whole: list[Manifest] = []
         """The snapshots that are, newest first."""
         self._places: dict[str, str] = {}
@@ -158,32 +161,66 @@ class Keeper(ABC):
             count=retention.count,
             age=timedelta(seconds=retention.age or 0),
             now=datetime.now(UTC),
+            spared=self._spared,
         )
         if self._room is not None:
-            expiring += crowding([each for each in ordered if each not in expiring], self._room)
+            left = [each for each in ordered if each not in expiring]
+            expiring += crowding(left, self._room, spared=self._spared)
         gone = [self._places[each.checksum] for each in expiring]
         gone += [each for each in await self._forgotten(catalogue, found, whole) if each not in gone]
         # An older snapshot may be what is left if one of those that are relied on has rotted.
         if (trimmed or gone) and not await self._verify(catalogue, needed(whole)):
             return await self._look(log)  # without the one that is not
-        leading = [each for each in ordered if each.sequence + 1 >= health.first_sequence]
         if trimmed:
             await log.trim(before)
-        if health.first_sequence > FIRST and len({each.sequence for each in leading}) < KEPT_ANYWAY:
-            text = (
-                f"the log was trimmed up to record {health.first_sequence - 1}, and of the snapshots "
-                f"{len(leading)} lead on from there: nothing is deleted until there are two again"
-            )
-            self._complain("few", f"shard {self._index}: {text}")
+        if few := await self._too_few(log, health.first_sequence):
+            self._complain("few", f"shard {self._index}: {few}: nothing is deleted until there are two again")
             return False
         self._settle("few")
-        for place in gone:
-            await catalogue.delete(place)
+        await self._delete(catalogue, gone)
         if not await self._may_sweep(catalogue):
             return False
-        abandoned = ABANDONED_AFTER if self._room is None else WITHOUT_ROOM
-        await catalogue.sweep(datetime.now(UTC) - abandoned)
+        await self._sweep(catalogue)
         return True
+
+    async def _too_few(self, log: Log, first: int) -> str:
+        """Return why snapshots may be missing that the log, which begins at ``first``, needs; empty: none.
+
+        One that was just restored has a single one, at its first record; a log that began empty needs none.
+        """
+        leading = {each.sequence for each in self._whole if each.sequence + 1 >= first}
+        if len(leading) >= KEPT_ANYWAY:
+            return ""
+        if first > FIRST:
+            begins = f"was trimmed up to record {first - 1}"
+        elif leading != {FIRST} and await begins_with_snapshot(log):
+            begins = "begins with what was restored"
+        else:
+            return ""
+        return f"the log {begins}, and of the snapshots {len(leading)} lead on from there"
+
+    async def _delete(self, catalogue: Catalogue, places: Iterable[str]) -> None:
+        """Delete snapshots. What can't be is tried again; a store that refuses it must end nothing else."""
+        failed = []
+        for place in places:
+            try:
+                await catalogue.delete(place)
+            except StoreError as error:
+                failed.append(str(error))
+        if failed:
+            text = f"{len(failed)} that have expired can't be deleted: {failed[0]}"
+            self._complain("delete", f"shard {self._index}: {text}")
+        else:
+            self._settle("delete")
+
+    async def _sweep(self, catalogue: Catalogue) -> None:
+        abandoned = ABANDONED_AFTER if self._room is None else WITHOUT_ROOM
+        try:
+            await catalogue.sweep(datetime.now(UTC) - abandoned)
+            self._settle("sweep")
+        except StoreError as error:
+            text = f"what interrupted makings have left can't be deleted: {error}"
+            self._complain("sweep", f"shard {self._index}: {text}")
 
     async def _forgotten(
         self, catalogue: Catalogue, found: Sequence[Snapshot], whole: Sequence[Snapshot]
@@ -196,16 +233,27 @@ class Keeper(ABC):
         kept = {each.place for each in needed(whole)}
         gone = []
         for snapshot in found:
-            if unwanted.get(snapshot.place) != snapshot.manifest.name:
+            name = snapshot.manifest.name
+            if unwanted.get(snapshot.place) != name or name in self._spared:
                 continue
             if snapshot.place not in kept:
                 gone.append(snapshot.place)
-                continue
-            if snapshot.manifest.reason != "replay":
-                manifest = snapshot.manifest.model_copy(update={"reason": "replay"})
-                await catalogue.put_manifest(snapshot.place, manifest)
-            self._left_to_retention.add(snapshot.place)
+            elif await self._left(catalogue, snapshot):
+                self._left_to_retention.add(snapshot.place)
         return gone
+
+    async def _left(self, catalogue: Catalogue, snapshot: Snapshot) -> bool:
+        """Make a snapshot one of those that were taken for the log; say whether it is one now."""
+        if snapshot.manifest.reason == "replay":
+            return True
+        try:
+            manifest = snapshot.manifest.model_copy(update={"reason": "replay"})
+            await catalogue.put_manifest(snapshot.place, manifest)
+        except (StoreError, BrokenSnapshot) as error:
+            self._complain("left", f"shard {self._index}: {error}")
+            return False
+        self._settle("left")
+        return True
 
     async def _verify(self, catalogue: Catalogue, snapshots: Sequence[Snapshot]) -> bool:
         """Say whether the data of ``snapshots`` is what it was, read at least once by this process."""
@@ -289,6 +337,15 @@ def needed(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     """Return the snapshots that a log that is trimmed behind them needs."""
     sequences = sorted({each.manifest.sequence for each in snapshots}, reverse=True)[:KEPT_ANYWAY]
     return [each for each in snapshots if each.manifest.sequence in sequences]
+
+
+async def begins_with_snapshot(log: Log) -> bool:
+    """Say whether the log's first record names a snapshot: data precedes it. Raises LogError."""
+    data = await log.get(FIRST)
+    try:
+        return data is not None and bool(Record.decode(data).payload)
+    except InvalidRecord:
+        return True  # it can't be known: then as if it did
 
 
 async def log_end(log: Log) -> End:

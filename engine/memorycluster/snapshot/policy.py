@@ -98,10 +98,11 @@ def trims(before: int, first: int) -> bool:
 def reaches_back(first: int, manifests: Collection[Manifest]) -> datetime | None:
     """Return the first moment to which snapshots lead, with a log that begins at ``first``; None: to none.
 
-    A log that was never trimmed, and began empty, reaches back to its own beginning as well.
+    A log that was never trimmed, and began empty, reaches back to its own beginning as well. What a restored
+    one begins with carries a moment of its source's, which is none of its own.
     """
-    usable = [each.log_time for each in manifests if each.log_time and each.sequence + 1 >= first]
-    return min(usable, default=None)
+    usable = [each for each in manifests if each.sequence + 1 >= first and each.sequence > FIRST]
+    return min((each.log_time for each in usable if each.log_time), default=None)
 
 
 def kept_for_want_of_one(log_bytes: int, first: int, verified: Collection[Known], limit: int) -> bool:
@@ -136,33 +137,58 @@ def next_moment(schedule: str, now: datetime) -> datetime:
     return next(CronSim(schedule, now))
 
 
-def expired(manifests: Sequence[Manifest], *, count: int, age: timedelta, now: datetime) -> list[Manifest]:
+def expired(
+    manifests: Sequence[Manifest],
+    *,
+    count: int,
+    age: timedelta,
+    now: datetime,
+    spared: Collection[str] = (),
+) -> list[Manifest]:
     """Return the snapshots that may be deleted: beyond ``count`` and ``age``, not needed for the log.
 
     Those of the schedule are counted by themselves, so that many writes do not shorten how far back they
-    reach. What a user asked for never expires.
+    reach. What a user asked for never expires, nor what has one of the names that are ``spared``.
     """
     needed = sorted({each.sequence for each in manifests}, reverse=True)[:KEPT_ANYWAY]
+    made = _made_at(newest_first(manifests), now)
     gone = []
     for reason in ("schedule", "replay"):
         ordered = newest_first([each for each in manifests if each.reason == reason])
         gone += [
-            each for each in ordered[count:] if each.sequence not in needed and now - each.created_at > age
+            each
+            for each in ordered[count:]
+            if each.sequence not in needed and each.name not in spared and now - made[each.checksum] > age
         ]
     return gone
 
 
-def crowding(manifests: Sequence[Manifest], room: int) -> list[Manifest]:
+def _made_at(ordered: Sequence[Manifest], now: datetime) -> dict[str, datetime]:
+    """Return when snapshots were made, the newest first, by their checksums.
+
+    One whose time lies ahead was made under a wrong clock: it is no younger than the next that was not.
+    """
+    found, latest = {}, now
+    for each in ordered:
+        if each.created_at <= now:
+            latest = each.created_at
+        found[each.checksum] = latest
+    return found
+
+
+def crowding(manifests: Sequence[Manifest], room: int, *, spared: Collection[str] = ()) -> list[Manifest]:
     """Return the snapshots that may be deleted so that another one as large as the newest has room.
 
-    The oldest go first; not those that the log needs, nor what a user asked for.
+    The oldest go first; not those that the log needs, nor what a user asked for, nor what is ``spared`` by
+    its name.
     """
     ordered = newest_first(manifests)
     needed = sorted({each.sequence for each in ordered}, reverse=True)[:KEPT_ANYWAY]
     excess = sum(each.size for each in [*ordered[:1], *ordered]) - room
     gone = []
     for each in reversed(ordered):
-        if excess > 0 and each.reason != "user" and each.sequence not in needed:
+        may_go = each.reason != "user" and each.sequence not in needed and each.name not in spared
+        if excess > 0 and may_go:
             gone.append(each)
             excess -= each.size
     return gone

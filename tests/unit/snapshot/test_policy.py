@@ -66,6 +66,34 @@ def test_retention_keeps_what_count_or_age_or_the_log_wants(made: list[int], cou
     assert trim_before(manifests, ()) == trim_before(kept, ())
 
 
+def test_what_a_wrong_clock_has_made_expires_as_what_came_after_it() -> None:
+    made = [
+        manifest(1, offset=0),
+        manifest(2, created_at=NOW + timedelta(days=400)),
+        manifest(3),
+        manifest(4, created_at=NOW + timedelta(days=400)),
+        manifest(5, created_at=NOW + timedelta(days=400)),
+        manifest(6, created_at=NOW + timedelta(days=400)),
+    ]
+
+    def gone(days: int) -> list[int]:
+        now = NOW + timedelta(days=days)
+        return sorted(
+            each.sequence for each in expired(made, count=1, age=timedelta(days=7, hours=1), now=now)
+        )
+
+    assert gone(7) == []
+    assert gone(8) == [1, 2, 3], "when the others were made is not known, but not long ago"
+
+
+def test_what_is_spared_neither_expires_nor_makes_room() -> None:
+    made = [manifest(each, name=f"s{each}", offset=0) for each in range(1, 6)]
+    now = NOW + timedelta(days=1)
+    gone = expired(made, count=1, age=timedelta(0), now=now, spared={"s2"})
+    assert {each.sequence for each in gone} == {1, 3}
+    assert {each.sequence for each in crowding(made, 0, spared={"s2"})} == {1, 3}
+
+
 def test_what_a_user_asked_for_stays_and_many_writes_do_not_push_out_the_schedule() -> None:
     made = [
         manifest(1, offset=0, reason="user"),
@@ -117,6 +145,9 @@ def test_moments_that_can_be_restored_begin_with_the_first_snapshot_that_leads_i
     assert reaches_back(12, made) == NOW + timedelta(seconds=30), "no moment of a record of unknown time"
     assert reaches_back(41, made) == NOW + timedelta(seconds=40)
     assert reaches_back(42, made) is None
+    restored = manifest(1, offset=0, log_time=NOW - timedelta(days=300))
+    assert reaches_back(1, [restored]) is None, "its time is that of what it was restored from"
+    assert reaches_back(1, [restored, *made]) == NOW + timedelta(seconds=10)
 
 
 sized = st.lists(

@@ -47,5 +47,11 @@ def test_but_not_what_would_lose_something_or_store_it_elsewhere(config: dict[st
         JobConfig.model_validate(config)
 
 
+def test_what_another_cluster_is_made_of_is_known() -> None:
+    config = JobConfig.model_validate(told({"spared": ["one"], "must_know": ["spared"]}))
+    assert config.keep
+    assert config.keep.spared == ["one"]
+
+
 def test_what_must_be_known_and_is_does_not_matter() -> None:
     assert JobConfig.model_validate(told({"held": True, "must_know": ["held"]})).keep is not None
