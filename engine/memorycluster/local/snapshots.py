@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from memorycluster.api.snapshots import DirectoryStore, SnapshotStore
 from memorycluster.api.snapshots import Snapshots as Wanted
@@ -25,7 +25,7 @@ from memorycluster.log.interface import Log, LogError, LogHealth
 from memorycluster.log.nats import NatsLog
 from memorycluster.process import dying_with_parent, yield_cpu
 from memorycluster.snapshot.keep import Answers, Keeper, log_end
-from memorycluster.snapshot.manifest import Reason
+from memorycluster.snapshot.manifest import Reason, default_name
 from memorycluster.snapshot.policy import End, pause, previous_moment, replay_due, replay_limit
 from memorycluster.snapshot.store import StoreError
 
@@ -39,6 +39,16 @@ LOOK_EVERY = 2.0
 
 TEND_EVERY = 60.0
 """Seconds between two looks at the store, beside those after each snapshot."""
+
+
+class Due(NamedTuple):
+    """A snapshot that is to be made."""
+
+    reason: Reason
+    why: str
+    """In words."""
+    moment: datetime | None = None
+    """The schedule's, by which it is named; None: it is not of the schedule."""
 
 
 def store_of(state: State, layout: Layout) -> SnapshotStore:
@@ -87,15 +97,18 @@ class ShardSnapshots(Keeper):
         self._fruitless = 0
         """Makings in a row that came to nothing."""
 
-    def _due(self, end: End, health: LogHealth) -> tuple[Reason, str] | None:
-        """Return why a snapshot is due, for its manifest and in words; None: it is not."""
+    def _due(self, end: End, health: LogHealth) -> Due | None:
+        """Return which snapshot is due; None: none is."""
         if self._wanted.schedule:
-            moment = previous_moment(self._wanted.schedule, datetime.now(UTC))
-            scheduled = [each.created_at for each in self._whole if each.reason == "schedule"]
-            if moment > max([*scheduled, self._since]):
-                return "schedule", f"the schedule says {moment:%H:%M}"
+            now = datetime.now(UTC)
+            moment = previous_moment(self._wanted.schedule, now)
+            # What lies ahead was said by a wrong clock: it must not end the schedule.
+            self._since = min(self._since, now)
+            made = [each.created_at for each in self._whole if each.reason == "schedule"]
+            if moment > max([self._since, *(each for each in made if each <= now)]):
+                return Due("schedule", f"the schedule says {moment:%H:%M}", moment)
         why = replay_due(end, health.bytes, health.first_sequence, self._whole, self._limit)
-        return ("replay", why) if why else None
+        return Due("replay", why) if why else None
 
     async def run(self) -> None:
         """Keep at it until cancelled."""
@@ -109,43 +122,53 @@ class ShardSnapshots(Keeper):
                 await self._step(log)
                 await asyncio.sleep(LOOK_EVERY)
 
-    async def _step(self, log: NatsLog) -> None:
+    async def _step(self, log: Log) -> None:
+        """Tend what is there, if that is due, and make what is due: neither needs the other to go well."""
         now = time.monotonic()
-        try:
-            if now - self._tended >= TEND_EVERY:
+        if now - self._tended >= TEND_EVERY:
+            async with self._complaining("look"):
                 await self._tend(log)
+        async with self._complaining("due"):
             due = self._due(await log_end(log), await log.health())
             if due and now >= self._again:
-                await self._make(log, *due)
-        except (StoreError, LogError, OSError) as error:
-            self._complain("look", f"shard {self._shard.index}: {error}")
+                await self._make(log, due)
 
-    async def _make(self, log: NatsLog, reason: Reason, why: str) -> None:
+    @contextlib.asynccontextmanager
+    async def _complaining(self, what: str) -> AsyncIterator[None]:
+        """Tell what goes wrong with the store or the log, and end just what is done here."""
+        try:
+            yield
+            self._settle(what)
+        except (StoreError, LogError, OSError) as error:
+            self._complain(what, f"shard {self._shard.index}: {error}")
+
+    async def _make(self, log: Log, due: Due) -> None:
         last: dict[str, Any] = {"failed": "it ended without a word"}
         began = datetime.now(UTC)
-        async for said in making(self._config(reason), self._work):
+        async for said in making(self._config(due), self._work):
             if "progress" not in said:
                 last = said
         self._rotten |= set(last.get("broken", ()))
         self._fruitless = 0 if "made" in last else self._fruitless + 1
         self._again = time.monotonic() + pause(self._fruitless) if self._fruitless else 0.0
         if "failed" in last:
-            self._complain("make", f"shard {self._shard.index}: no snapshot, though {why}: {last['failed']}")
+            text = f"no snapshot, though {due.why}: {last['failed']}"
+            self._complain("make", f"shard {self._shard.index}: {text}")
             return
         if "made" in last:
             self._sound.add(last["made"])
-        if reason == "schedule":
+        if due.reason == "schedule":
             self._since = began
         self._settle("make")
         if last.get("trouble"):
             self._note(f"shard {self._shard.index}: passed over: {last['trouble']}")
-        await self._tend(log)
+        async with self._complaining("look"):
+            await self._tend(log)
 
     async def _tend(self, log: Log) -> None:
         """Look at what is in the store, trim the log behind it, and delete what need not be kept."""
         await self._look(log)
         self._tended = time.monotonic()
-        self._settle("look")
 
     async def _answers(self) -> Answers:
         """Return what the agents of the shard say, by node; None: nothing."""
@@ -156,7 +179,7 @@ class ShardSnapshots(Keeper):
     def _held(self) -> bool:
         return held(self._layout, self._index)
 
-    def _config(self, reason: Reason) -> dict[str, Any]:
+    def _config(self, due: Due) -> dict[str, Any]:
         return job_config(
             self._shard,
             cluster=self._cluster,
@@ -166,7 +189,10 @@ class ShardSnapshots(Keeper):
             store=self._store,
             programs=self._programs,
             work=self._work,
-            reason=reason,
+            reason=due.reason,
+            # All shards call it the same, so that they can be restored together; so each has one.
+            name=default_name(self._cluster, due.moment) if due.moment else "",
+            anew=due.moment is not None,
         )
 
     @property
@@ -186,6 +212,7 @@ def job_config(
     work: Path,
     reason: Reason,
     name: str = "",
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Return the configuration of a making (``memorycluster.snapshot.job.JobConfig``)."""
     return {
@@ -202,6 +229,7 @@ def job_config(
         "work": str(work),
         "reason": reason,
         "name": name,
+        "anew": anew,
     }
 
 

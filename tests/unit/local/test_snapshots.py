@@ -17,22 +17,24 @@ from memorycluster.api.topology import Address, build_topology
 from memorycluster.local import snapshots as module
 from memorycluster.local.holds import holding
 from memorycluster.local.layout import Layout
-from memorycluster.local.snapshots import ShardSnapshots
+from memorycluster.local.snapshots import Due, ShardSnapshots
 from memorycluster.local.state import Secrets, ShardState, State
 from memorycluster.log.interface import LogHealth
 from memorycluster.log.service import genesis
+from memorycluster.snapshot import keep, store
 from memorycluster.snapshot.catalogue import Snapshot
 from memorycluster.snapshot.keep import HOLD_FOR
 from memorycluster.snapshot.policy import End, previous_moment
+from memorycluster.snapshot.store import Directory, Object, StoreError
 
 MiB = 1 << 20
 
 
-def shard_snapshots(root: Path, **wanted: Any) -> ShardSnapshots:
+def shard_snapshots(root: Path, shard: int = 0, **wanted: Any) -> ShardSnapshots:
     topology = build_topology(
         "orders",
         "uid",
-        shards=1,
+        shards=2,
         nodes_per_shard=2,
         zones=["a"],
         address=lambda _: Address("127.0.0.1", 1, 2),
@@ -40,7 +42,7 @@ def shard_snapshots(root: Path, **wanted: Any) -> ShardSnapshots:
     state = State(
         cluster="orders",
         zones=["a"],
-        shards=[ShardState(generation=GENERATION)],
+        shards=[ShardState(generation=GENERATION), ShardState()],
         nodes_per_shard=2,
         max_bytes=64 * MiB,
         base_port=7000,
@@ -48,7 +50,7 @@ def shard_snapshots(root: Path, **wanted: Any) -> ShardSnapshots:
         uid=UUID(int=1),
     )
     return ShardSnapshots(
-        topology.shards[0],
+        topology.shards[shard],
         Snapshots.model_validate(wanted),
         Layout(root),
         state,
@@ -112,8 +114,35 @@ def test_a_schedule_asks_for_one_that_is_newer_than_its_moment(tmp_path: Path) -
     assert kept._due(End(10, 0), health()) is None, "it does not count yet"
     kept._since = now - timedelta(minutes=2)
     assert why(kept, End(10, 0), health()) == "schedule"
-    kept._whole = [manifest(10, created_at=now + timedelta(minutes=2))]
+    kept._whole = [manifest(10, created_at=datetime.now(UTC))]
     assert kept._due(End(10, 1000), health()) is None
+
+
+def test_a_wrong_clock_of_before_does_not_end_the_schedule(tmp_path: Path) -> None:
+    kept = shard_snapshots(tmp_path, schedule="* * * * *")
+    now = datetime.now(UTC)
+    kept._since = now - timedelta(minutes=2)
+    kept._whole = [manifest(10, created_at=now + timedelta(days=400))]
+    assert why(kept, End(10, 1000), health()) == "schedule"
+    kept._since = now + timedelta(days=400)
+    assert kept._due(End(10, 1000), health()) is None
+    assert kept._since <= datetime.now(UTC), "it counts from now on"
+
+
+def test_what_the_schedule_takes_of_several_shards_has_one_name(tmp_path: Path) -> None:
+    """So that they are restored together; also of a shard that has had nothing to do."""
+    configs = []
+    for shard in (0, 1):
+        kept = shard_snapshots(tmp_path, shard, schedule="0 3 1 1 *")
+        kept._since = datetime(2020, 1, 1, tzinfo=UTC)
+        due = kept._due(End(10, 0), health())
+        assert due
+        configs.append(kept._config(due))
+    year = previous_moment("0 3 1 1 *", datetime.now(UTC)).year
+    assert [each["name"] for each in configs] == [f"orders-{year}0101-030000"] * 2
+    assert all(each["anew"] for each in configs)
+    replay = shard_snapshots(tmp_path)._config(Due("replay", "of the test"))
+    assert (replay["name"], replay["anew"]) == ("", False)
 
 
 def test_a_reader_that_gets_on_holds_the_log_and_one_that_does_not_is_given_up(
@@ -254,7 +283,7 @@ async def test_a_snapshot_that_a_making_found_broken_no_longer_counts(
         yield {"made": newest.place, "trouble": "", "broken": [snapshots[1].place]}
 
     monkeypatch.setattr(module, "making", making)
-    await tended.kept._make(tended.log, "replay", "of the test")  # type: ignore[arg-type]
+    await tended.kept._make(tended.log, Due("replay", "of the test"))
     assert tended.log.first == 4
 
 
@@ -271,12 +300,12 @@ async def test_after_a_making_that_came_to_nothing_it_waits_longer_each_time(
     monkeypatch.setattr(module, "making", making)
     waits = []
     for _ in range(3):
-        await tended.kept._make(tended.log, "replay", "of the test")  # type: ignore[arg-type]
+        await tended.kept._make(tended.log, Due("replay", "of the test"))
         waits.append(tended.kept._again - tended.now)
     assert waits == [15, 30, 60]
     said.clear()
     said["made"] = "there"
-    await tended.kept._make(tended.log, "replay", "of the test")  # type: ignore[arg-type]
+    await tended.kept._make(tended.log, Due("replay", "of the test"))
     assert tended.kept._again <= tended.now
 
 
@@ -313,3 +342,108 @@ async def test_a_node_that_does_not_answer_is_not_waited_for_until_the_log_is_fu
     tended.answers = [None, {}]
     tended.log.bytes = 1 << 29
     assert await tended.tend() == 5
+
+
+class Refusing(Directory):
+    """A store whose credentials may not delete."""
+
+    async def delete(self, key: str) -> None:
+        raise StoreError("access denied")
+
+
+async def test_a_store_that_refuses_deletes_ends_neither_trimming_nor_making(
+    tended: Tended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "Directory", Refusing)
+    for sequence in (3, 5, 7):
+        await tended.snapshot(sequence)
+    assert await tended.tend() == 5
+    assert "1 that have expired can't be deleted: access denied" in tended.kept.trouble
+    assert await tended.sequences() == [7, 5, 3]
+    await tended.catalogue.store.put(f"{tended.catalogue.new_place(GENERATION, 8)}/data.rdb", b"1")
+    monkeypatch.setattr(keep, "ABANDONED_AFTER", timedelta(0))
+    await tended.tend()
+    assert "interrupted makings have left can't be deleted: access denied" in tended.kept.trouble
+    monkeypatch.setattr(store, "Directory", Directory)
+    await tended.tend()
+    assert tended.kept.trouble == ""
+
+
+async def test_what_can_not_be_tended_ends_no_making(tended: Tended, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    async def away(_: object) -> None:
+        raise StoreError("away")
+
+    async def making(*_: object) -> AsyncIterator[dict[str, Any]]:
+        made.append("one")
+        yield {"made": "there", "trouble": ""}
+
+    monkeypatch.setattr(tended.kept, "_look", away)
+    monkeypatch.setattr(module, "making", making)
+    tended.kept._limit = 1
+    await tended.kept._step(tended.log)
+    assert made == ["one"]
+    assert tended.kept.trouble == "shard 0: away"
+
+
+async def test_data_whose_manifest_another_copy_has_is_not_swept(
+    tended: Tended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who answers has lost it, and does not know."""
+
+    class Half(Directory):
+        async def list(self, prefix: str) -> list[Object]:
+            return [each for each in await super().list(prefix) if each.key not in lost]
+
+        async def known(self, prefix: str) -> set[str]:
+            if away:
+                raise StoreError("a copy is away")
+            return {each.key for each in await super().list(prefix)}
+
+    monkeypatch.setattr(store, "Directory", Half)
+    monkeypatch.setattr(keep, "ABANDONED_AFTER", timedelta(0))
+    made = [await tended.snapshot(sequence, reason="user") for sequence in (3, 5, 7)]
+    lost, away = {f"{made[0].place}/manifest.json"}, False
+    left = f"{tended.catalogue.new_place(GENERATION, 8)}/data.rdb"
+    await tended.catalogue.store.put(left, b"1")
+    await tended.tend()
+    assert await tended.sequences() == [7, 5, 3]
+    for each in made:
+        await tended.catalogue.check_data(each)
+    assert not await tended.catalogue.store.list(left.rpartition("/")[0])
+    await tended.catalogue.store.put(left, b"1")
+    away = True
+    await tended.tend()
+    assert "a copy is away" in tended.kept.trouble
+    assert await tended.catalogue.store.list(left.rpartition("/")[0])
+
+
+async def test_what_a_restored_log_begins_with_is_needed_as_if_it_was_trimmed(tended: Tended) -> None:
+    tended.log.messages[0] = genesis(GENERATION, seed=b"1" * 40)
+    first = await tended.snapshot(1, digest="1" * 40)
+    await tended.tend()
+    assert tended.kept.trouble == "", "it has just been restored"
+    await tended.snapshot(5, reason="user")
+    await tended.tend()
+    assert tended.kept.trouble == ""
+    tended.file(first, "manifest.json").unlink()
+    await tended.tend()
+    assert "the log begins with what was restored, and of the snapshots 1 lead on" in tended.kept.trouble
+    assert "nothing is deleted" in tended.kept.trouble
+
+
+async def test_what_another_cluster_is_made_of_is_spared(tended: Tended) -> None:
+    tended.kept._spared = frozenset({"wanted"})
+    await tended.snapshot(2)
+    await tended.snapshot(3, name="wanted")
+    for sequence in (5, 7):
+        await tended.snapshot(sequence)
+    assert await tended.tend() == 5
+    assert await tended.sequences() == [7, 5, 3]
+    tended.kept._room = 0
+    await tended.tend()
+    assert await tended.sequences() == [7, 5, 3]
+    tended.kept._spared = frozenset()
+    await tended.tend()
+    assert await tended.sequences() == [7, 5]

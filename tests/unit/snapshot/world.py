@@ -31,6 +31,9 @@ class Written(Log):
     async def health(self) -> LogHealth:
         return LogHealth(self.first, len(self.messages), self.bytes, 1 << 30)
 
+    async def end(self) -> int:
+        return len(self.messages)
+
     async def get(self, sequence: int) -> bytes | None:
         if sequence < self.first:
             raise LogTrimmed(f"log record {sequence}: trimmed")
