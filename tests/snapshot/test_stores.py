@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.log.servers import PASSWORD, USER, Service
+from aiohttp import web
+from tests.log.servers import PASSWORD, USER, Service, free_ports
 from tests.snapshot import s3
 from tests.snapshot.world import World, command
 
 from memorycluster.api.snapshots import DirectoryStore, S3Store, SnapshotStore
+from memorycluster.snapshot import store as store_module
 from memorycluster.snapshot.catalogue import BrokenSnapshot, Catalogue
 from memorycluster.snapshot.log_bucket import LogBucket
 from memorycluster.snapshot.store import CREDENTIALS, LogAccess, ObjectMissing, Store, StoreError, open_store
@@ -245,3 +247,89 @@ async def test_a_store_that_is_away_makes_no_snapshot_and_loses_none(
         server.process.send_signal(signal.SIGCONT)
     assert [each.place for each in await world.catalogue.all()] == [first.place]
     assert (await world.make()).manifest.keys == 2
+
+
+class Dribbling:
+    """An S3 server with one object: it sends it slowly, and breaks off, or goes silent, as it is told to."""
+
+    DATA = bytes(range(256)) * 256
+
+    def __init__(self) -> None:
+        self.breaks, self.silent = 0, False
+        self.began: list[int] = []
+        """Where the answers began."""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        first = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        self.began.append(first)
+        rest = self.DATA[first:]
+        headers = {
+            "ETag": '"1"',
+            "Last-Modified": "Tue, 24 Nov 2026 12:00:00 GMT",
+            "Content-Length": str(len(rest)),
+            "Content-Range": f"bytes {first}-{len(self.DATA) - 1}/{len(self.DATA)}",
+        }
+        response = web.StreamResponse(status=206 if "Range" in request.headers else 200, headers=headers)
+        await response.prepare(request)
+        for at in range(0, len(rest), 8192):
+            await response.write(rest[at : at + 8192])
+            await asyncio.sleep(0.2)
+            if self.breaks and at:
+                self.breaks -= 1
+                assert request.transport
+                request.transport.abort()
+                break
+            if self.silent:
+                await asyncio.sleep(5)
+        return response
+
+
+@pytest.fixture
+async def dribbling(
+    monkeypatch: pytest.MonkeyPatch, credentials: Path
+) -> AsyncIterator[tuple[Dribbling, Store]]:
+    """Such a server, and a client for which a request takes a second at most, and a silence, too."""
+    monkeypatch.setattr(store_module, "ANSWER_WITHIN", timedelta(seconds=1))
+    monkeypatch.setattr(store_module, "SILENT_FOR", timedelta(seconds=1))
+    monkeypatch.setattr(store_module, "READ_RETRIES", 2)
+    server = Dribbling()
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", server.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    (port,) = free_ports(1)
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield server, open_store(bucket(s3.S3(f"http://127.0.0.1:{port}", Path(), None), "p"))  # type: ignore[arg-type]
+    await runner.cleanup()
+
+
+async def test_what_takes_longer_than_any_other_request_is_read_whole(
+    dribbling: tuple[Dribbling, Store],
+) -> None:
+    server, store = dribbling
+    assert await content(store, "a") == server.DATA
+    assert server.began == [0]
+
+
+async def test_a_read_that_breaks_off_goes_on_from_there(dribbling: tuple[Dribbling, Store]) -> None:
+    server, store = dribbling
+    server.breaks = 2
+    assert await content(store, "a") == server.DATA
+    assert len(server.began) == 3
+    assert server.began[0] == 0 < server.began[1] < server.began[2]
+
+
+async def test_a_store_that_falls_silent_is_noticed(dribbling: tuple[Dribbling, Store]) -> None:
+    server, store = dribbling
+    server.silent = True
+    async with asyncio.timeout(30):
+        with pytest.raises(StoreError):
+            await content(store, "a")
+
+
+@pytest.mark.parametrize("size", [0, 1, 8 << 20, 78 << 30, 79 << 30, 1 << 40, 5 << 40])
+def test_an_upload_has_no_more_parts_than_a_store_takes(size: int) -> None:
+    part = store_module.part_size(size)
+    assert -(-size // part) <= 10_000
+    assert 5 << 20 <= part <= 5 << 30
+    assert part == store_module.PART or -(-size // part) > 5_000, "nor are they larger than they must be"

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -27,8 +27,24 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 """Bytes that are read and written at a time."""
 
-PART = 8 << 20
-"""Bytes of a part of a large upload."""
+PART, PARTS = 8 << 20, 9_000
+"""Bytes of a part of a large upload, at least, and how many parts it has at most: S3 takes 10,000."""
+
+UNDER_WAY = 96 << 20
+"""Bytes of an upload that are sent, and held in memory, at a time, if its parts are not larger."""
+
+CONNECT_WITHIN, ANSWER_WITHIN = timedelta(seconds=5), timedelta(seconds=300)
+"""For a connection; for a whole request but for reading: a part must be sent in that time."""
+
+SILENT_FOR = timedelta(seconds=60)
+"""From one piece of an object that is read to the next at most: then the store is taken to hang."""
+
+READ_WITHIN = timedelta(hours=12)
+"""For a whole object, however large: as long as pieces come, it is read."""
+
+RETRIES, READ_RETRIES = 3, 5
+"""How often a request is made again, and how often a read goes on where it broke off. What can't be had then
+is tried again later, by who needs it."""
 
 CREDENTIALS = "MEMORYCLUSTER_STORE_CREDENTIALS"
 """Environment variable: directory of the credentials' files, each named like AWS_SECRET_ACCESS_KEY, or of one
@@ -258,7 +274,9 @@ class Bucket:
         from obstore.exceptions import BaseError
 
         try:
-            self.name, self._store = _open(config, _credentials(secret))
+            credentials = _credentials(secret)
+            self.name, self._store = _open(config, credentials)
+            _, self._reading = _open(config, credentials, reading=True)
         except (BaseError, ValueError, OSError) as error:
             raise StoreError(f"can't open the store: {brief(error)}") from error
 
@@ -270,14 +288,16 @@ class Bucket:
         # A stream is uploaded in parts, which appear as one object once the last of them is there.
         source = data if isinstance(data, bytes) else _chunks(data, sent)
         with self._errors(key):
-            await obstore.put_async(self._store, key, source, chunk_size=PART)
+            part = part_size(len(data) if isinstance(data, bytes) else _size(data))
+            at_once = max(UNDER_WAY // part, 1)
+            await obstore.put_async(self._store, key, source, chunk_size=part, max_concurrency=at_once)
 
     async def get(self, key: str) -> AsyncGenerator[bytes, None]:
         """Yield the object's bytes."""
         import obstore
 
         with self._errors(key):
-            answer = await obstore.get_async(self._store, checked(key))
+            answer = await obstore.get_async(self._reading, checked(key))
             async for chunk in answer.stream(min_chunk_size=CHUNK):
                 yield bytes(chunk)
 
@@ -325,18 +345,40 @@ class Bucket:
             raise StoreError(f"{self.name}/{key}: {brief(error)}") from error
 
 
-def _open(config: S3Store | AzureStore | GoogleStore, credentials: dict[str, str]) -> tuple[str, ObjectStore]:
+def part_size(size: int) -> int:
+    """Return how many bytes a part of an upload of ``size`` bytes has: so that there are not too many."""
+    return max(PART, -(-size // (PARTS << 20)) << 20)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _client(*, reading: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how long a client waits, and how often it tries again.
+
+    A request's timeout ends with the last byte of its answer. So for reading there is one for each piece of
+    that; elsewhere that would end what is being sent.
+    """
+    if reading:
+        timeouts = {"timeout": READ_WITHIN, "read_timeout": SILENT_FOR}
+        retries = {"max_retries": READ_RETRIES, "retry_timeout": READ_WITHIN}
+    else:
+        timeouts = {"timeout": ANSWER_WITHIN}
+        retries = {"max_retries": RETRIES}
+    return timeouts | {"connect_timeout": CONNECT_WITHIN}, retries
+
+
+def _open(
+    config: S3Store | AzureStore | GoogleStore, credentials: dict[str, str], *, reading: bool = False
+) -> tuple[str, ObjectStore]:
     from obstore.store import AzureStore as Azure
     from obstore.store import GCSStore as Google
     from obstore.store import S3Store as Amazon
 
     options: Any = dict(credentials)
-    # What can't be had in time is tried again later, by who needs it.
-    common: dict[str, Any] = {
-        "prefix": config.prefix,
-        "client_options": {"timeout": "300s", "connect_timeout": "5s"},
-        "retry_config": {"max_retries": 3},
-    }
+    client, retries = _client(reading=reading)
+    common: dict[str, Any] = {"prefix": config.prefix, "client_options": client, "retry_config": retries}
     if isinstance(config, GoogleStore):
         return _name("gs", config.bucket, config.prefix), Google(config.bucket, config=options, **common)
     if config.endpoint:
