@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import nats
 import pytest
@@ -412,3 +412,30 @@ async def test_while_a_member_does_not_answer_nothing_is_swept(
     with pytest.raises(StoreError):
         await store.known("")
     assert len(await pieces(three)) == 2
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_rewrite_without_an_answer_leaves_what_was_or_what_is_to_be(
+    three: Service, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    store = in_log(three)
+    await store.put("a", b"old")
+    publish = JetStreamContext.publish
+
+    async def unheard(js: JetStreamContext, subject: str, *args: Any, **more: Any) -> Any:
+        if subject == log_bucket._mark("a"):
+            if stored:
+                await publish(js, subject, *args, **more)
+            raise nats.errors.TimeoutError
+        return await publish(js, subject, *args, **more)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(JetStreamContext, "publish", unheard)
+        with pytest.raises(StoreError):
+            await store.put("a", b"new")
+    assert await content(store, "a") == (b"new" if stored else b"old")
+    await store.put("a", b"newest")
+    assert await content(store, "a") == b"newest"
+    monkeypatch.setattr(log_bucket, "QUIET_FOR", timedelta(seconds=-60))
+    await store.sweep("", datetime.now(UTC))
+    assert list((await pieces(three)).values()) == [1]

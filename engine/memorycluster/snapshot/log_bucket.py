@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -91,11 +92,46 @@ class LogBucket:
 
         async with self._connected(checked(key)) as js:
             store = await self._made(js)
+            if isinstance(data, bytes):
+                await self._check_room(js, key, len(data))
+                await self._put(js, key, data)
+                return
             meta = ObjectMeta(name=key, options=ObjectMetaOptions(max_chunk_size=PIECE))
-            with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            with data.open("rb") as file:
                 await self._check_room(js, key, file.seek(0, io.SEEK_END))
                 file.seek(0)
                 await store.put(key, _Slow(file, sent), meta)
+
+    async def _put(self, js: JetStreamContext, key: str, data: bytes) -> None:
+        """Store what may be there already: a manifest that is rewritten. Raises StoreError.
+
+        At any time the object is whole, as it was or as it is to be. The library would purge the new data if
+        what is said of it got no answer, though that may be there; here it is left, for a sweep.
+        """
+        from nats.js.api import Header, ObjectInfo, ObjectMetaOptions
+        from nats.js.errors import ObjectNotFoundError
+        from nats.js.kv import MSG_ROLLUP_SUBJECT
+
+        former = None
+        with contextlib.suppress(ObjectNotFoundError, StoreError):  # not there, or rotten: it is replaced
+            former = await self._info(js, key)
+        chunks = [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
+        info = ObjectInfo(
+            name=key,
+            bucket=BUCKET,
+            nuid=secrets.token_hex(11),
+            size=len(data),
+            chunks=len(chunks),
+            digest=_digest(hashlib.sha256(data).digest()),
+            mtime=datetime.now(UTC).isoformat(),
+            options=ObjectMetaOptions(max_chunk_size=PIECE),
+        )
+        for chunk in chunks:
+            await js.publish(_pieces(info), chunk)
+        said = json.dumps(info.as_dict()).encode()
+        await js.publish(_mark(key), said, headers={Header.ROLLUP: MSG_ROLLUP_SUBJECT})
+        if former is not None:
+            await js.purge_stream(SNAPSHOTS_STREAM, subject=_pieces(former))
 
     async def get(self, key: str) -> AsyncGenerator[bytes, None]:
         """Yield the object's bytes; raise ObjectBroken at their end if they are not what was put."""
@@ -238,7 +274,7 @@ class LogBucket:
         )
 
     def _check(self, key: str, info: ObjectInfo, sha256: bytes) -> None:
-        if f"SHA-256={base64.urlsafe_b64encode(sha256).decode()}" != info.digest:
+        if _digest(sha256) != info.digest:
             raise ObjectBroken(f"{self.name}: {key}: what is stored is not what was put")
 
     async def _info(self, js: JetStreamContext, key: str) -> ObjectInfo:
@@ -378,6 +414,11 @@ def _mark(key: str) -> str:
 def _pieces(info: ObjectInfo) -> str:
     """Return the subject of an object's data."""
     return f"$O.{BUCKET}.C.{info.nuid}"
+
+
+def _digest(sha256: bytes) -> str:
+    """Return what is said of an object's data."""
+    return f"SHA-256={base64.urlsafe_b64encode(sha256).decode()}"
 
 
 def _below(prefix: str) -> str:
