@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.snapshot.world import World, command
+from tests.snapshot.world import SLOTS, World, command
 
 from memorycluster.log.chain import Position, Read
 from memorycluster.log.interface import Log, LogCorrupt
@@ -18,7 +18,7 @@ from memorycluster.log.reader import follow
 from memorycluster.log.record import Flags
 from memorycluster.snapshot.bootstrap import NoStart
 from memorycluster.snapshot.catalogue import DATA
-from memorycluster.snapshot.maker import NothingNew, NotVerified, Progress
+from memorycluster.snapshot.maker import NothingNew, NotVerified, Progress, store
 from memorycluster.snapshot.store import Directory
 
 LIBRARY = "#!lua name=lib\nserver.register_function('one', function() return 1 end)"
@@ -216,6 +216,32 @@ async def test_a_moment_before_the_log_is_refused(world: World, tmp_path: Path) 
     (home := tmp_path / "early").mkdir()
     with pytest.raises(NoStart, match="there was no data yet: the log begins at"):
         await world.maker().build(home, until=datetime.now(UTC) - timedelta(days=365))
+    (home := tmp_path / "now").mkdir()
+    made = await world.maker().build(home, until=datetime.now(UTC) + timedelta(days=1))
+    assert made.contents.keys == 1
+
+
+async def test_a_moment_before_a_restored_log_is_refused(world: World, tmp_path: Path) -> None:
+    """Its first snapshot is of what it was restored from, and so is the moment that it carries."""
+    (home := tmp_path / "made").mkdir()
+    made = await world.maker().build(home)
+    last_year = datetime.now(UTC) - timedelta(days=365)
+    await store(
+        replace(made, time=last_year),
+        "restored",
+        "replay",
+        world.catalogue,
+        SLOTS,
+        programs=world.programs,
+        directory=tmp_path,
+        position=Position(world.generation, sequence=1),
+    )
+    await world.lead()
+    await world.write(command("SET", "a", "1"))
+    for days in (364, 1):
+        (home := tmp_path / f"early-{days}").mkdir()
+        with pytest.raises(NoStart, match="there was no data yet: the log begins at"):
+            await world.maker().build(home, until=datetime.now(UTC) - timedelta(days=days))
     (home := tmp_path / "now").mkdir()
     made = await world.maker().build(home, until=datetime.now(UTC) + timedelta(days=1))
     assert made.contents.keys == 1

@@ -29,6 +29,7 @@ from memorycluster.snapshot.bootstrap import Bootstrap, NoStart, Start
 from memorycluster.snapshot.catalogue import Catalogue, Snapshot
 from memorycluster.snapshot.engine import Contents, Engine
 from memorycluster.snapshot.manifest import Manifest, Reason, default_name, position_fields
+from memorycluster.snapshot.policy import FIRST
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ class Maker:
                 async for read in reads:
                     if read is None:
                         continue
-                    if until and _after(read, until, first=position.sequence == 0):
+                    if until and _after(read, until, first=position.sequence <= FIRST):
                         break
                     data = units.add(read)
                     if data:
@@ -193,7 +194,10 @@ class Maker:
 
 
 def _after(read: Read, until: datetime, *, first: bool) -> bool:
-    """Say whether a record, perhaps the log's first, is later than the moment that is wanted.
+    """Say whether a record, perhaps the first that was written, is later than the moment that is wanted.
+
+    It is the first also after the log's own beginning: a restored log has a snapshot there, and its cluster
+    was not there before.
 
     :raises NoStart: that can't be known, or there was no log yet.
     """
