@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,15 +54,18 @@ async def restore(
     try:
         if done := await _restored(shard, state, layout):
             return done[0].manifest.digest.encode()
-        if (await _sources(state, layout, wanted, source)).get(shard.index) != shard.slots:
-            raise UserError(
-                f"what was restored for shard {shard.index} is gone from its store, and others are made "
-                "of the same: remove the data directory, and restore again"
-            )
-        with _directory(layout, f"restore-{shard.index}") as directory:
-            made = await _made(shard.index, shard.slots, state, layout, source, programs, directory, report)
-            kept = wanted.snapshot or default_name(state.cluster, wanted.time or datetime.now(UTC))
-            stored = await _keep(made, kept, shard, state, layout, programs, directory, report)
+        async with _held(state, layout, wanted, source, only=shard.index):
+            if (await _sources(state, layout, wanted, source)).get(shard.index) != shard.slots:
+                raise UserError(
+                    f"what was restored for shard {shard.index} is gone from its store, and others are made "
+                    "of the same: remove the data directory, and restore again"
+                )
+            with _directory(layout, f"restore-{shard.index}") as directory:
+                made = await _made(
+                    shard.index, shard.slots, state, layout, source, programs, directory, report
+                )
+                kept = wanted.snapshot or default_name(state.cluster, wanted.time or datetime.now(UTC))
+                stored = await _keep(made, kept, shard, state, layout, programs, directory, report)
         return stored.manifest.digest.encode()
     except FAILURES as error:
         raise UserError(f"shard {shard.index} can't be restored: {error}") from error
@@ -87,16 +90,15 @@ async def reshard(
     if wanted is None or any(each.created for each in state.shards):
         return
     try:
-        sources = (
-            None
-            if await _all_there(topology.shards, state, layout)
-            else await _sources(state, layout, wanted, source)
-        )
-        if sources is None or sources == {shard.index: shard.slots for shard in topology.shards}:
+        if await _all_there(topology.shards, state, layout):
             return
-        await _undo(topology.shards, state, layout)
-        with _directory(layout, "restore") as directory:
-            await _reshard(sources, topology.shards, state, layout, source, programs, directory, progress)
+        async with _held(state, layout, wanted, source):
+            sources = await _sources(state, layout, wanted, source)
+            if sources == {shard.index: shard.slots for shard in topology.shards}:
+                return
+            await _undo(topology.shards, state, layout)
+            with _directory(layout, "restore") as directory:
+                await _reshard(sources, topology.shards, state, layout, source, programs, directory, progress)
     except FAILURES as error:
         raise UserError(f"the cluster can't be restored: {error}") from error
 
@@ -111,6 +113,40 @@ def _directory(layout: Layout, name: str) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _held(
+    state: State, layout: Layout, wanted: RestoreFrom, source: Path | None, *, only: int | None = None
+) -> AsyncIterator[None]:
+    """Keep the cluster that is restored from trimming its logs and deleting snapshots, if it runs here.
+
+    All of its shards at once, or ``only`` one, for as long as this takes: while one is read, the others would
+    go on, past the moment that is wanted of them.
+
+    :raises UserError: its logs are to be read, and it does not run.
+    """
+    with ExitStack() as holds:
+        if there := await _holders(state, layout, wanted, source):
+            theirs, old = there
+            for index in range(len(old.shards)):
+                if only in (None, index):
+                    holds.enter_context(holding(theirs, index))
+        yield
+
+
+async def _holders(
+    state: State, layout: Layout, wanted: RestoreFrom, source: Path | None
+) -> tuple[Layout, State] | None:
+    """Return where the cluster is that is restored, and what it is; None: its snapshots are, and nobody's."""
+    if wanted.time is not None:
+        return _running(layout, wanted, source)
+    of = [each.manifest.cluster for each in (await _find(state, layout, wanted)).values()]
+    theirs = _layout_of(of[0], layout, source)
+    if theirs.root == layout.root.absolute() or running_pid(theirs) is None:
+        return None  # nobody deletes any
+    old = load_state(theirs)
+    return (theirs, old) if old is not None and old.cluster == of[0] else None
 
 
 async def _sources(
@@ -268,10 +304,15 @@ async def _find(state: State, layout: Layout, wanted: RestoreFrom) -> dict[int, 
     return found
 
 
+def _layout_of(cluster: str, layout: Layout, source: Path | None) -> Layout:
+    """Return where a cluster is: in ``source``, or beside ours."""
+    return Layout((source or layout.root.parent / cluster).absolute())
+
+
 def _running(layout: Layout, wanted: RestoreFrom, source: Path | None) -> tuple[Layout, State]:
     """Return where the cluster is whose log is to be read, and what it is. Raises UserError."""
     assert wanted.cluster is not None
-    theirs = Layout((source or layout.root.parent / wanted.cluster).absolute())
+    theirs = _layout_of(wanted.cluster, layout, source)
     old = load_state(theirs)
     if old is None or old.cluster != wanted.cluster:
         raise UserError(
@@ -305,8 +346,7 @@ async def _up_to_moment(
             work=directory,
             report=report,
         )
-        with holding(theirs, index):
-            return await maker.build(directory, until=wanted.time)
+        return await maker.build(directory, until=wanted.time)
 
 
 def _source_store(state: State, layout: Layout, wanted: RestoreFrom) -> SnapshotStore:

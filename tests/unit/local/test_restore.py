@@ -7,18 +7,19 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.unit.snapshot.manifests import manifest
+from tests.unit.snapshot.manifests import NOW, manifest
 
 from memorycluster.api.snapshots import DirectoryStore, RestoreFrom, SnapshotStore
 from memorycluster.api.topology import Topology
 from memorycluster.local import restore as module
 from memorycluster.local.errors import UserError
+from memorycluster.local.holds import held
 from memorycluster.local.layout import Layout
 from memorycluster.local.plan import plan_topology
 from memorycluster.local.restore import reshard, restore
 from memorycluster.local.state import ShardState, State
 from memorycluster.snapshot.catalogue import Catalogue
-from memorycluster.snapshot.store import Directory
+from memorycluster.snapshot.store import Directory, StoreError
 
 HALVES = (((0, 8191),), ((8192, 16383),))
 
@@ -163,3 +164,73 @@ async def test_a_snapshot_without_all_shards_is_refused(restoring: Restoring, ma
     with pytest.raises(UserError, match="has the shards 0, which are not all"):
         await restoring.reshard()
     assert made == []
+
+
+def running(root: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """Have a cluster of two shards run beside the new one."""
+    theirs = Layout(root / "orders")
+    theirs.root.mkdir()
+    state = State(
+        cluster="orders",
+        zones=["a"],
+        shards=[ShardState(), ShardState()],
+        nodes_per_shard=1,
+        max_bytes=1 << 30,
+        base_port=8000,
+        ports={f"orders-{index}-0/{what}": 1 for index in range(2) for what in ("clients", "bus", "follow")},
+    )
+    monkeypatch.setattr(module, "load_state", lambda layout: state if layout.root == theirs.root else None)
+    monkeypatch.setattr(module, "running_pid", lambda layout: 1 if layout.root == theirs.root else None)
+    return theirs
+
+
+def holds(layout: Layout) -> list[int]:
+    return [shard for shard in (0, 1) if held(layout, shard)]
+
+
+@pytest.mark.parametrize("of", ["moment", "snapshot"])
+async def test_meanwhile_all_shards_of_what_runs_are_held(
+    restoring: Restoring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, of: str
+) -> None:
+    """While one is read, another one would be trimmed past the moment, or lose its snapshot."""
+    theirs = running(tmp_path, monkeypatch)
+    if of == "moment":
+        restoring.state.restore_from = RestoreFrom(cluster="orders", time=NOW)
+    else:
+        await restoring.put_theirs()
+    found: list[list[int]] = []
+
+    async def make(*_: object) -> None:
+        found.append(holds(theirs))
+
+    monkeypatch.setattr(module, "_reshard", make)
+    await restoring.reshard()
+    assert found == [[0, 1]]
+    assert holds(theirs) == []
+
+
+async def test_a_shard_that_is_restored_by_itself_is_held(
+    restoring: Restoring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only that one: the others hold theirs at the same time, in the same process."""
+    theirs = running(tmp_path, monkeypatch)
+    restoring.state.shards.pop()
+    await restoring.put_theirs()
+    found: list[list[int]] = []
+
+    async def fetch(*_: object) -> None:
+        found.append(holds(theirs))
+        raise StoreError("that is enough")
+
+    monkeypatch.setattr(module, "fetch", fetch)
+    with pytest.raises(UserError, match="that is enough"):
+        await restoring.restore(1)
+    assert found == [[1]]
+    assert holds(theirs) == []
+
+
+async def test_what_does_not_run_is_not_held(restoring: Restoring, made: list[set[int]]) -> None:
+    await restoring.put_theirs()
+    await restoring.reshard()
+    assert made == [{0, 1}]
+    assert not (restoring.layout.root.parent / "orders").exists()
