@@ -31,6 +31,9 @@ SHARD_LABEL = "memorycluster.io/shard"
 MAKE, KEEP, RESTORE, FORGET = "make", "keep", "restore", "forget"
 KINDS = (MAKE, KEEP, RESTORE, FORGET)
 
+TRIM = (MAKE, KEEP, FORGET)
+"""Those that trim the log, and delete snapshots."""
+
 WAITING = ("ContainerCreating", "PodInitializing")
 """Reasons for which any container waits before it runs."""
 
@@ -126,6 +129,10 @@ class Making:
     deleting: bool = False
     unwanted: tuple[str, ...] = ()
     """Places of snapshots that it is to delete."""
+    held: bool = False
+    """It was told to trim nothing, and to delete no snapshot."""
+    spared: frozenset[str] = frozenset()
+    """Names of snapshots that it was told not to delete."""
 
 
 def asked_facts(obj: Mapping[str, Any]) -> Asked:
@@ -165,14 +172,7 @@ def making_facts(objects: Iterable[Mapping[str, Any]], owners: Iterable[str]) ->
 
 def _making(job: Mapping[str, Any], labels: Mapping[str, str], pod: Mapping[str, Any] | None) -> Making:
     metadata, status, told = job["metadata"], job.get("status") or {}, _told(job)
-    ended = next(
-        (
-            each
-            for each in status.get("conditions") or []
-            if each.get("type") in ("Complete", "Failed") and each.get("status") == "True"
-        ),
-        None,
-    )
+    keep, ended = told.get("keep") or {}, _ended(job)
     result, message = _said(pod) if pod else (None, "")
     failed = ended is not None and ended["type"] == "Failed"
     if failed and not message:
@@ -186,7 +186,9 @@ def _making(job: Mapping[str, Any], labels: Mapping[str, str], pod: Mapping[str,
         kind=labels[MAKING_LABEL],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         generation=str(told.get("generation") or ""),
-        unwanted=tuple((told.get("keep") or {}).get("unwanted") or ()),
+        unwanted=tuple(keep.get("unwanted") or ()),
+        held=bool(keep.get("held")),
+        spared=frozenset(keep.get("spared") or ()),
         snapshot=labels.get(SNAPSHOT_LABEL, ""),
         finished=datetime.fromisoformat(when) if ended and when else None,
         failed=failed,
@@ -202,10 +204,47 @@ def _address(pod: Mapping[str, Any]) -> str:
     return str(status.get("podIP") or "") if status.get("phase") == "Running" else ""
 
 
-def _told(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    template = ((job.get("spec") or {}).get("template") or {}).get("metadata") or {}
+def takers(objects: Iterable[Mapping[str, Any]], snapshot: str, *, trim: bool) -> list[str]:
+    """Return the Jobs, and pods of Jobs, that are not over and may take what a cluster is restored from.
+
+    A Job goes before its pod does. :param snapshot: the name of what is not to be deleted; empty: any.
+    :param trim: nor is the log to be trimmed.
+    """
+    return sorted(
+        f"{obj['kind']} {obj['metadata']['name']}"
+        for obj in objects
+        if obj["kind"] in ("Job", "Pod")
+        and (obj["metadata"].get("labels") or {}).get(MAKING_LABEL) in TRIM
+        and not _over(obj)
+        and not _harmless(_told(obj).get("keep") or {}, snapshot, trim=trim)
+    )
+
+
+def _harmless(keep: Mapping[str, Any], snapshot: str, *, trim: bool) -> bool:
+    return bool(keep.get("held")) or (not trim and snapshot in (keep.get("spared") or ()))
+
+
+def _over(obj: Mapping[str, Any]) -> bool:
+    """Whether a Job, or a pod of one, has ended."""
+    if obj["kind"] == "Job":
+        return _ended(obj) is not None
+    return (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _ended(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the condition that says how a Job has ended; None: it has not."""
+    for each in (job.get("status") or {}).get("conditions") or []:
+        if each.get("type") in ("Complete", "Failed") and each.get("status") == "True":
+            return dict(each)
+    return None
+
+
+def _told(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a Job, or a pod of one, is told."""
+    pod = obj if obj["kind"] == "Pod" else (obj.get("spec") or {}).get("template") or {}
+    annotations = (pod.get("metadata") or {}).get("annotations") or {}
     try:
-        told = json.loads((template.get("annotations") or {}).get(CONFIG_ANNOTATION) or "")
+        told = json.loads(annotations.get(CONFIG_ANNOTATION) or "")
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

@@ -22,7 +22,7 @@ from memorycluster_operator.identity import Identity
 from memorycluster_operator.jobs import Jobs
 from memorycluster_operator.kube import Kube
 from memorycluster_operator.logs import Logs
-from memorycluster_operator.makings import Asked, asked_facts, making_facts
+from memorycluster_operator.makings import Asked, asked_facts, making_facts, takers
 from memorycluster_operator.objects import API_VERSIONS, names, wanted_keys
 from memorycluster_operator.objects.credentials import decoded
 from memorycluster_operator.objects.store import with_default_store
@@ -84,7 +84,8 @@ async def gather(
         makings=tuple(making_facts(children.values(), [cluster.uid, *(each.uid for each in by_age)])),
         source=_source(cache, cluster),
         readers=_readers(cache, key),
-        restored_from=_restored_from(cache, key.namespace),
+        restored_from=_restored_from(cache, key),
+        takers=_takers(cache, key),
         failures=failures,
         secrets_seen=cache.secrets_seen(cluster.uid),
     )
@@ -128,11 +129,32 @@ def _readers(cache: Cache, key: ClusterKey) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _restored_from(cache: Cache, namespace: str) -> frozenset[str]:
-    """Return the names of the snapshots of which clusters of the namespace are being restored."""
+def _restored_from(cache: Cache, key: ClusterKey) -> frozenset[str]:
+    """Return the names of this cluster's snapshots of which others of the namespace are being restored."""
     return frozenset(
-        str(name) for _, wanted in _restoring(cache, namespace) if (name := wanted.get("snapshot"))
+        str(name)
+        for _, wanted in _restoring(cache, key.namespace)
+        if (name := wanted.get("snapshot")) and (wanted.get("cluster") or key.name) == key.name
     )
+
+
+def _takers(cache: Cache, key: ClusterKey) -> tuple[str, ...]:
+    """Return the Jobs, and their pods, that may yet take what this cluster is being restored from.
+
+    They are of the cluster that it names; of any one of the namespace, if it names none.
+    """
+    mine = cache.cluster(key)
+    wanted = next((wanted for obj, wanted in _restoring(cache, key.namespace) if obj is mine), None)
+    if mine is None or wanted is None:
+        return ()
+    trim = bool(wanted.get("time")) or not _elsewhere(mine)
+    found = (
+        takers(cache.children(each).values(), str(wanted.get("snapshot") or ""), trim=trim)
+        for each in cache.clusters()
+        if each.namespace == key.namespace and each != key
+        if wanted.get("cluster") in (None, each.name)
+    )
+    return tuple(name for names in found for name in names)
 
 
 def _restoring(cache: Cache, namespace: str) -> Iterator[tuple[Manifest, Mapping[str, Any]]]:

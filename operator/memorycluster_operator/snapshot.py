@@ -329,6 +329,8 @@ class Snapshot:
     """Clusters that are being restored from this one's log."""
     restored_from: frozenset[str] = frozenset()
     """Names of snapshots of which clusters are being restored now."""
+    takers: tuple[str, ...] = ()
+    """Jobs of other clusters, and their pods, that may yet trim or delete what this one is restored from."""
     failures: tuple[str, ...] = ()
     """Actions of the last plan that failed, but not by a guard: one line each, with what the server said."""
     secrets_seen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +39,10 @@ REQUESTS = {"cpu": "100m", "memory": "256Mi"}
 ENDS_WITHIN = 6 * 3600
 """Seconds after which a Job is ended that has not."""
 
+GRACE = 1
+"""Seconds from a pod's deletion to its end: it heeds no signal, and who deletes it does not want it to go on.
+What it leaves behind in the store is deleted some day, as if it had died."""
+
 KEPT_FOR = 3600
 """Seconds for which a Job that is finished is kept: its result goes into a status at once."""
 
@@ -66,6 +70,8 @@ def job_config(
     make: bool = True,
     frozen: tuple[str, ...] = (),
     held: bool = False,
+    spared: Collection[str] = (),
+    must_spare: bool = True,
     listed: Mapping[str, str] = NONE,
     unwanted: Mapping[str, str] = NONE,
     others: Mapping[int, int] | None = None,
@@ -76,6 +82,8 @@ def job_config(
 
     :param name: of the snapshot; empty: it is drawn from the time. :param make: False: only keep them.
     :param frozen: nodes that are known to be. :param held: the log is not to be trimmed.
+    :param spared: names of snapshots that are not to be deleted. :param must_spare: an engine image that does
+    not know of that is to refuse, rather than delete them.
     :param listed: places of snapshots that may be gone, with the name of each. :param unwanted: of those
     that are to go. :param others: the last record in the older snapshot that each other shard needs.
     :param grow: the log service's store may be made to hold more.
@@ -91,6 +99,8 @@ def job_config(
     more = {
         "frozen": list(frozen),
         "held": held,
+        "spared": sorted(spared),
+        "must_know": ["spared"] if spared and must_spare and not held else [],
         "listed": dict(listed),
         "unwanted": dict(unwanted),
         "others": dict(others or {}),
@@ -169,6 +179,7 @@ def job(
                 "spec": pod_spec(
                     inputs,
                     restartPolicy="Never",
+                    terminationGracePeriodSeconds=GRACE,
                     containers=[
                         container(
                             CONTAINER,

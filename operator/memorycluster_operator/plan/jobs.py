@@ -1,8 +1,12 @@
-"""Which Jobs make snapshots, and keep them: one at a time for each shard, tried again when they fail."""
+"""Which Jobs make snapshots, and keep them, tried again when they fail.
+
+Of each shard there is one at a time that makes one, and beside it one that only keeps what is there: many
+writes ask for one snapshot after the other, and each Job that makes one waits anew for who is silent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -14,7 +18,7 @@ from memorycluster.api.status import ShardSnapshots
 from memorycluster.snapshot.policy import End, replay_due, replay_limit
 from memorycluster_operator.actions import Make
 from memorycluster_operator.identity import Identity
-from memorycluster_operator.makings import FORGET, KEEP, MAKE, Asked
+from memorycluster_operator.makings import FORGET, KEEP, MAKE, RESTORE, TRIM, Asked, Making
 from memorycluster_operator.objects.making import job, job_config, job_key
 from memorycluster_operator.objects.template import digest
 from memorycluster_operator.plan.known import (
@@ -27,7 +31,7 @@ from memorycluster_operator.plan.known import (
     succeeded,
     told_of,
 )
-from memorycluster_operator.plan.step import NOTHING, Step, do
+from memorycluster_operator.plan.step import Step, do
 from memorycluster_operator.plan.view import Shard, View, template_of
 from memorycluster_operator.snapshot import Key, LogState
 
@@ -44,6 +48,12 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 AT_ONCE = 4
 """Jobs of one cluster at a time: each needs memory for a whole shard."""
+
+MAKES, TENDS = (MAKE, RESTORE), (KEEP, FORGET)
+"""Kinds of Jobs of which a shard has one at a time."""
+
+TEND_AT_ONCE = 2
+"""Of ``AT_ONCE``, those that only keep what is there: they have their turn first, and wait for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,37 +79,70 @@ def plan_jobs(
     grow: bool = True,
 ) -> tuple[Step, set[tuple[str, int]], list[datetime]]:
     """Return the Jobs to make, for which MemorySnapshots and shards that is, and when to look again."""
-    now, step = view.snapshot.now, NOTHING
+    now, makings = view.snapshot.now, view.snapshot.makings
     made: set[tuple[str, int]] = set()
-    again: list[datetime] = []
-    room = AT_ONCE - sum(each.finished is None for each in view.snapshot.makings)
-    for shard in view.shards:
-        mine = [each for each in view.snapshot.makings if each.shard == shard.index]
-        again += [each.finished + LOST_AFTER for each in mine if each.finished and each.result is None]
-        busy = [each.kind for each in mine if each.finished is None]
-        if any(kind not in (KEEP, FORGET) for kind in busy):
-            continue
-        want = next(_wants(view, identity, shard, shards[shard.index]), None)
-        if want is None or (busy and want.kind in (KEEP, FORGET)):
-            continue  # one that waits until it may trim is not in the way of one that makes
-        old = next((each for each in mine if each.name == want.key.name), None)
-        if old is not None and old.finished is not None:
-            if not old.failed and not lost(view, old):
-                continue  # what it has made is about to be known
-            if now < old.finished + AGAIN_AFTER:
-                again.append(old.finished + AGAIN_AFTER)
-            elif not old.deleting:
-                step += do(discarded(Key("Job", old.name), old, "it failed, and is tried again"))
-        elif room > 0 and shard.log.state is LogState.INTACT:
-            room -= 1
-            step += do(_make(view, identity, store, shard, want, grow=grow))
-            if want.asked:
-                made.add((want.asked.uid, shard.index))
+    again = [each.finished + LOST_AFTER for each in makings if each.finished and each.result is None]
+    step = _discard_takers(view)
+    running = [each for each in makings if each.finished is None]
+    free = AT_ONCE - len(running)
+    for kinds, at_most in ((TENDS, TEND_AT_ONCE), (MAKES, AT_ONCE)):
+        room = min(free, at_most - sum(each.kind in kinds for each in running))
+        for shard in _by_turn(view, kinds):
+            if any(each.shard == shard.index and each.kind in kinds for each in running):
+                continue
+            wants = _makes if kinds is MAKES else _tends
+            want = next(wants(view, identity, shard, shards[shard.index]), None)
+            if want is None:
+                continue
+            old = next((each for each in makings if each.name == want.key.name), None)
+            if old is not None and old.finished is not None:
+                if not old.failed and not lost(view, old):
+                    continue  # what it has made is about to be known
+                if now < old.finished + AGAIN_AFTER:
+                    again.append(old.finished + AGAIN_AFTER)
+                elif not old.deleting:
+                    step += do(discarded(Key("Job", old.name), old, "it failed, and is tried again"))
+            elif room > 0 and shard.log.state is LogState.INTACT:
+                room, free = room - 1, free - 1
+                step += do(_make(view, identity, store, shard, want, grow=grow))
+                if want.asked:
+                    made.add((want.asked.uid, shard.index))
     return step, made, [each for each in again if each > now]
 
 
-def _wants(view: View, identity: Identity, shard: Shard, found: ShardSnapshots) -> Iterator[_Want]:
-    """Yield the Jobs that a shard should have, the first first."""
+def _by_turn(view: View, kinds: Collection[str]) -> list[Shard]:
+    """Return the shards: first those that have had no Job of ``kinds``, or not for the longest time."""
+    ended: dict[int, datetime] = {}
+    for each in view.snapshot.makings:
+        if each.kind in kinds and each.finished:
+            ended[each.shard] = max(each.finished, ended.get(each.shard, _NEVER))
+    return sorted(view.shards, key=lambda shard: ended.get(shard.index, _NEVER))
+
+
+def _discard_takers(view: View) -> Step:
+    """Return the end of Jobs that would trim, or delete, what another cluster has begun to be restored from.
+
+    They were told before that did. Each is made anew at once, and told.
+    """
+    why = "it does not know that another cluster is being restored from what it may trim or delete"
+    return do(
+        *(
+            discarded(Key("Job", each.name), each, why)
+            for shard in view.shards
+            for each in view.snapshot.makings
+            if each.shard == shard.index and not each.deleting and _takes(view, shard, each)
+        )
+    )
+
+
+def _takes(view: View, shard: Shard, making: Making) -> bool:
+    if making.kind not in TRIM or making.finished or making.held or not _has_room(view, shard):
+        return False
+    return bool(view.inputs.readers) or not view.snapshot.restored_from <= making.spared
+
+
+def _makes(view: View, identity: Identity, shard: Shard, found: ShardSnapshots) -> Iterator[_Want]:
+    """Yield the Jobs that are to make a snapshot of a shard, the first first."""
     cluster, index = view.inputs.name, shard.index
     for asked in view.snapshot.asked:
         status = told_of(asked)
@@ -112,18 +155,22 @@ def _wants(view: View, identity: Identity, shard: Shard, found: ShardSnapshots) 
         key = job_key(cluster, index, digest(asked.uid)[:8])
         reason = "schedule" if asked.moment else "user"
         yield _Want(key, MAKE, reason, f"MemorySnapshot {asked.name} asks for it", asked)
+    if not view.snapshot.cluster.deleting and (why := _replay(view, shard, found)):
+        newest = max((each.sequence for each in found.kept), default=0)
+        key = job_key(cluster, index, digest(f"replay {identity.generations[index]} {newest}")[:8])
+        yield _Want(key, MAKE, "replay", why)
+
+
+def _tends(view: View, identity: Identity, shard: Shard, found: ShardSnapshots) -> Iterator[_Want]:
+    """Yield the Jobs that are to trim the log of a shard, and delete snapshots, the first first."""
+    cluster, index, generation = view.inputs.name, shard.index, identity.generations[shard.index]
     if view.snapshot.cluster.deleting:
         return
-    generation = identity.generations[index]
-    if why := _replay(view, shard, found):
-        newest = max((each.sequence for each in found.kept), default=0)
-        key = job_key(cluster, index, digest(f"replay {generation} {newest}")[:8])
-        yield _Want(key, MAKE, "replay", why)
-    elif unwanted := _unwanted(view, index):
+    if unwanted := _unwanted(view, index):
         key = job_key(cluster, index, digest(f"forget {generation} {sorted(unwanted)}")[:8])
         names = ", ".join(sorted(set(unwanted.values())))
         yield _Want(key, FORGET, "replay", f"{names}: its data is to be deleted", unwanted=unwanted)
-    elif found.waits and found.looked_at and not _held(view, shard):
+    if found.waits and found.looked_at and not _held(view, shard):
         key = job_key(cluster, index, digest(f"keep {generation} {found.looked_at.isoformat()}")[:8])
         yield _Want(key, KEEP, "replay", "more of the log can be trimmed once nobody is waited for any more")
 
@@ -165,6 +212,8 @@ def _make(
         frozen=tuple(node.name for node in shard.frozen),
         # The last one of a cluster is all there may soon be: nothing else may go for it.
         held=_held(view, shard) or bool(want.asked and want.asked.last),
+        spared=view.snapshot.restored_from,
+        must_spare=_has_room(view, shard),
         listed=_listed(view, identity, shard.index),
         unwanted=want.unwanted,
         grow=grow,
@@ -235,17 +284,24 @@ def _listed(view: View, identity: Identity, shard: int) -> dict[str, str]:
 
 
 def _held(view: View, shard: Shard) -> bool:
-    """Whether the log of a shard is not to be trimmed.
+    """Whether the log of a shard is not to be trimmed, and no snapshot deleted.
 
-    A new cluster is being restored from it, or a pod is of a template that may know no store: its engine
-    could not start anew.
+    A new cluster is being restored from it, or a pod is of a template that may know no store, or another one:
+    its engine could not start anew. Neither holds it for ever: a restore may come to no end, and a rollout
+    get stuck.
     """
+    return _has_room(view, shard) and (bool(view.inputs.readers) or not _of_the_template(view, shard))
+
+
+def _of_the_template(view: View, shard: Shard) -> bool:
+    """Whether all pods of a shard are of the newest template, and so will be those that are made now."""
     templates = [node.pod.template for node in shard.nodes if node.pod is not None]
     if shard.stateful_set is None or template_of(shard.stateful_set) != view.engine_template:
-        return True  # a pod that is made now would be of the old one
-    if any(template != view.engine_template for template in templates):
-        return True
-    # Not for a restore that comes to no end: past that, writes would be refused before long.
+        return False
+    return all(template == view.engine_template for template in templates)
+
+
+def _has_room(view: View, shard: Shard) -> bool:
+    """Whether the log of a shard is less than half full: past that, writes would be refused before long."""
     seen = [int(node.report.log.get("bytes") or 0) for node in shard.nodes if node.report and node.report.log]
-    room = 2 * max(shard.log.bytes, *seen, 0) < view.inputs.spec.log.max_bytes
-    return bool(view.inputs.readers) and room
+    return 2 * max(shard.log.bytes, *seen, 0) < view.inputs.spec.log.max_bytes

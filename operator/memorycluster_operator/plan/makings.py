@@ -27,7 +27,8 @@ from memorycluster_operator.plan.forgetting import tidings
 from memorycluster_operator.plan.jobs import AGAIN_AFTER, plan_jobs
 from memorycluster_operator.plan.known import discarded, found_of
 from memorycluster_operator.plan.log import lacks_room, not_of_the_template
-from memorycluster_operator.plan.step import NOTHING, Step, do, wait
+from memorycluster_operator.plan.restore import takers_awaited
+from memorycluster_operator.plan.step import LOOK_AGAIN, NOTHING, Step, do, wait
 from memorycluster_operator.plan.view import View
 from memorycluster_operator.snapshot import Key
 
@@ -65,10 +66,11 @@ def plan_makings(view: View) -> Makings:
     if identity is None or view.settled.refused or not view.settled.stored or not made:
         message = "it waits for the cluster's logs, which are not made yet, or not known"
         failed = [each.finished for each in snapshot.makings if each.kind == RESTORE and each.finished]
-        again = min(
-            (each + AGAIN_AFTER for each in failed if each + AGAIN_AFTER > snapshot.now), default=None
-        )
-        return Makings(tell_snapshots(view, (), message), shards, schedule_status(view), again)
+        times = [each + AGAIN_AFTER for each in failed if each + AGAIN_AFTER > snapshot.now]
+        if takers_awaited(view):
+            times.append(snapshot.now + LOOK_AGAIN)  # it is no news of this cluster that they are gone
+        again = min(times, default=None)
+        return Makings(tell_snapshots(view, (), message), shards, schedule_status(view), again=again)
     held = _unprepared(view) if store.log and not store.chosen else None
     if held and not all(each.kept for each in shards.values()):
         message = "; ".join(each.message for each in held.waits)
@@ -87,7 +89,7 @@ def plan_makings(view: View) -> Makings:
     times.append(snapshot.now + LOOK_EVERY)
     if status and status.next:
         times.append(status.next)
-    return Makings(step, shards, status, min(times))
+    return Makings(step, shards, status, again=min(times))
 
 
 def _unprepared(view: View) -> Step | None:

@@ -31,6 +31,10 @@ from memorycluster_operator.snapshot import Key
 PATIENCE = timedelta(hours=1)
 """For how long a restore may take before somebody should look."""
 
+TAKEN_WITHIN = timedelta(minutes=5)
+"""From the creation of a cluster until it is restored, whatever Jobs of another one may still take from it:
+that ends those at once, unless it is paused, or its log has no room to wait."""
+
 
 def restore_shard(view: View, identity: Identity, shard: int) -> Step | bytes:
     """Return what the log of a shard is to begin with, or what there is to do before that is known."""
@@ -106,6 +110,9 @@ def _make(view: View, identity: Identity, shard: int, jobs: dict[int, Making | N
     waiting = sorted(index for index, job in jobs.items() if job is None)
     if shard not in waiting[: max(AT_ONCE - running, 0)]:
         return wait(snapshot, "Restoring", f"shard {shard} is restored once others are", PATIENCE)
+    if awaited := takers_awaited(view):
+        message = f"shard {shard} is restored once what may delete it meanwhile is gone: {', '.join(awaited)}"
+        return wait(snapshot, "Restoring", message, PATIENCE)
     key = _key(view, identity, shard)
     config = job_config(
         view.inputs, identity, shard, make=False, restore=_restore(view, identity, wanted, store)
@@ -113,6 +120,13 @@ def _make(view: View, identity: Identity, shard: int, jobs: dict[int, Making | N
     source = snapshot.source if wanted.time or store.log else None
     manifest = job(view.inputs, key, shard, RESTORE, config, stores=(own, store), source=source)
     return do(Make(key, manifest, f"shard {shard}: its log is to begin with what is restored", create=True))
+
+
+def takers_awaited(view: View) -> tuple[str, ...]:
+    """Return the Jobs and pods of other clusters that are to be gone before anything is restored."""
+    created = view.snapshot.cluster.created
+    late = created is None or view.snapshot.now >= created + TAKEN_WITHIN
+    return () if late else view.snapshot.takers
 
 
 def _store(view: View, wanted: RestoreFrom, own: SnapshotStore) -> SnapshotStore:

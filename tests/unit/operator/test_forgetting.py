@@ -163,6 +163,30 @@ def test_what_a_cluster_is_being_restored_from_is_not_deleted() -> None:
     assert world.memorysnapshots == {}
 
 
+def test_data_goes_also_from_a_log_that_always_asks_for_a_snapshot() -> None:
+    world = settled()
+    taken(world, "gone", deletionPolicy="Delete")
+    world.committed += 300 << 20
+    world.go_on()
+    assert [told_to(job).make for job in world.open_jobs()] == [True]
+    world.unask("gone")
+    world.go_on()
+    world.succeed(*forgetting(world))
+    world.go_on()
+    assert world.memorysnapshots == {}
+
+
+def test_a_job_that_deletes_what_a_restore_begins_with_is_ended() -> None:
+    world = settled()
+    taken(world, "gone", deletionPolicy="Delete")
+    world.unask("gone")
+    world.go_on()
+    assert len(forgetting(world)) == 1
+    world.restored_from = frozenset({"gone"})
+    world.go_on()
+    assert forgetting(world) == []
+
+
 def test_one_that_is_still_being_made_is_made_first() -> None:
     world = settled()
     world.ask("gone", deletionPolicy="Delete")

@@ -220,6 +220,44 @@ def kinds(world: SnapshotWorld) -> list[str]:
     return sorted(job.manifest["metadata"]["labels"][MAKING_LABEL] for job in world.open_jobs())
 
 
+def test_a_log_that_is_always_due_does_not_keep_who_is_waited_for_from_being_given_up() -> None:
+    """Each Job that makes one begins to wait anew: only one that does nothing else waits for long enough."""
+    world = settled()
+    world.committed = 300 * MiB
+    world.go_on()
+    for _ in range(3):
+        (job,) = [job for job in world.open_jobs() if told_to(job).make]
+        world.committed += 300 * MiB
+        world.last_sequence += 300
+        world.succeed(job, waits=True)
+        world.committed += 300 * MiB
+        world.go_on()
+        assert kinds(world) == ["keep", "make"]
+
+
+def test_jobs_that_wait_leave_room_for_those_that_make_and_take_turns() -> None:
+    """A zone that is away has a silent node in each shard."""
+    world = settled(shards=6)
+    waited = set[int]()
+    world.ask("first")
+    for _ in range(6):
+        world.go_on()
+        assert kinds(world).count("keep") <= 2
+        for job in world.open_jobs():
+            if told_to(job).make:
+                world.succeed(job, waits=True)
+    assert kinds(world) == ["keep", "keep"]
+    world.ask("second")
+    world.go_on()
+    assert kinds(world) == ["keep", "keep", "make", "make"]
+    for _ in range(12):
+        for job in world.open_jobs():
+            waited |= set() if told_to(job).make else {told_to(job).shard}
+            world.succeed(job, waits=True)
+        world.go_on()
+    assert waited == set(range(6))
+
+
 def test_jobs_of_a_former_clusters_log_tell_nothing() -> None:
     """A MemorySnapshot outlives its cluster, and its Jobs with it."""
     world = settled()
@@ -275,6 +313,70 @@ def test_a_restore_holds_the_log_while_there_is_room() -> None:
         keep = told_to(job).keep
         assert keep is not None
         assert keep.held is held
+
+
+def test_a_job_that_runs_when_a_restore_begins_is_made_anew_and_told_to_trim_nothing() -> None:
+    world = settled()
+    world.ask("now")
+    world.go_on()
+    world.succeed(world.open_jobs()[0], waits=True)
+    world.go_on()
+    world.ask("more")
+    world.go_on()
+    assert kinds(world) == ["keep", "make"]
+    world.readers = ("other",)
+    world.go_on()
+    (job,) = world.open_jobs()
+    assert (told_to(job).name, kinds(world)) == ("more", ["make"]), "to wait is of no use meanwhile"
+    keep = told_to(job).keep
+    assert keep is not None
+    assert keep.held
+    assert len(world.discarded) == 2
+    pod = job.manifest["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] <= 1, "it does not go on when its Job is gone"
+    world.go_on()
+    assert world.open_jobs() == [job], "it is left alone from then on"
+    world.succeed(job)
+    world.go_on()
+    assert world.told("more")["phase"] == "Completed"
+
+
+def test_a_job_goes_on_when_a_restore_begins_and_the_log_has_no_room_to_wait() -> None:
+    world = settled()
+    world.bytes = int(0.6 * world.database.shards[0].max_bytes)
+    world.ask("now")
+    world.go_on()
+    (job,) = world.open_jobs()
+    world.readers, world.restored_from = ("other",), frozenset({"some"})
+    world.go_on()
+    assert world.open_jobs() == [job]
+
+
+@pytest.mark.parametrize(("full", "must"), [(0.4, ["spared"]), (0.6, [])])
+def test_what_another_cluster_is_restored_from_is_not_to_be_deleted(full: float, must: list[str]) -> None:
+    """An engine image that does not know of that makes no snapshot rather, while the log has the room."""
+    world = settled()
+    world.bytes = int(full * world.database.shards[0].max_bytes)
+    world.restored_from = frozenset({"b", "a"})
+    world.ask("now")
+    world.go_on()
+    (job,) = world.open_jobs()
+    keep = told_to(job).keep
+    assert keep is not None
+    assert (keep.spared, keep.must_know, keep.held) == (["a", "b"], must, False)
+
+
+def test_a_job_that_runs_is_made_anew_when_another_snapshot_is_to_be_spared() -> None:
+    world = settled()
+    world.ask("now")
+    world.go_on()
+    world.restored_from = frozenset({"a", "b"})
+    world.go_on()
+    (job,) = world.open_jobs()
+    assert len(world.discarded) == 1
+    world.restored_from = frozenset({"b"})
+    world.go_on()
+    assert world.open_jobs() == [job], "it spares more than it has to"
 
 
 def test_a_clock_that_was_wrong_does_not_stop_the_schedule() -> None:
@@ -380,8 +482,11 @@ def test_a_cluster_that_gets_a_store_rolls_its_pods_one_by_one(seed: int) -> Non
     assert not pods & {pod.uid for pod in world.pods(shard=0)}
 
 
-def test_a_log_is_not_trimmed_while_a_pod_may_not_know_the_store() -> None:
+@pytest.mark.parametrize(("full", "held"), [(0.4, True), (0.6, False)])
+def test_a_log_is_not_trimmed_while_a_pod_may_not_know_the_store(full: float, held: bool) -> None:
+    """But a rollout that is stuck must not fill it."""
     world = settled()
+    world.bytes = int(full * world.database.shards[0].max_bytes)
     world.change(engine={"image": "engine:unpullable"})
     world.go_on(passes=2)
     world.ask("now")
@@ -389,7 +494,7 @@ def test_a_log_is_not_trimmed_while_a_pod_may_not_know_the_store() -> None:
     (job,) = world.open_jobs()
     keep = told_to(job).keep
     assert keep is not None
-    assert keep.held
+    assert keep.held is held
 
 
 class Snapshotting(RuleBasedStateMachine):

@@ -11,6 +11,8 @@ from tests.unit.operator.world import spec_of
 from memorycluster.snapshot.reshard import complete
 from memorycluster_operator.makings import Progress
 from memorycluster_operator.plan.jobs import AGAIN_AFTER
+from memorycluster_operator.plan.restore import TAKEN_WITHIN
+from memorycluster_operator.plan.step import LOOK_AGAIN
 from memorycluster_operator.snapshot import Key, Source
 
 SNAPSHOT = {"snapshot": "orders-1"}
@@ -53,6 +55,34 @@ def test_logs_begin_with_what_was_restored_once_all_of_it_is() -> None:
     restored(world, second)
     world.settle()
     assert world.seeds == {0: b"digest-0", 1: b"digest-1"}
+
+
+def test_nothing_is_restored_while_what_may_delete_it_is_about_to_end() -> None:
+    world = SnapshotWorld(restore=SNAPSHOT)
+    world.takers = ("Job old-0-snapshot-1",)
+    for _ in range(20):
+        world.tick()
+        world.operate()
+    assert world.jobs == {}
+    assert "Job old-0-snapshot-1" in waits(world)["Restoring"]
+    again = world.plan().again
+    assert again is not None
+    assert again <= world.kubernetes.now + LOOK_AGAIN, "nobody tells this cluster that it has ended"
+    world.takers = ()
+    restoring(world)
+
+
+def test_what_does_not_end_is_not_waited_for_long() -> None:
+    """The other cluster may be paused, or its log have no room to wait."""
+    world = SnapshotWorld(restore=SNAPSHOT)
+    world.takers = ("Job old-0-snapshot-1",)
+    for _ in range(20):
+        world.tick()
+        world.operate()
+    assert world.jobs == {}
+    world.kubernetes.now = world.began + TAKEN_WITHIN
+    world.go_on()
+    assert len(world.open_jobs()) == 1
 
 
 def test_how_far_a_restore_is_is_what_the_cluster_waits_for() -> None:
