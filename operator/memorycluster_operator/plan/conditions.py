@@ -120,10 +120,12 @@ def _parameters_applied(view: View) -> Judgement:
 
 
 def _snapshots_current(makings: Makings) -> Iterator[Judgement]:
-    """Yield what is to be said of the snapshots, if there is a store for them."""
+    """Yield what is to be said of the snapshots, if it is known where they are to be."""
+    kind, schedule = ConditionType.SNAPSHOTS_CURRENT, makings.status
+    if makings.missing:
+        yield Judgement(kind, "False", "NoStore", makings.missing)
     if not makings.shards:
         return
-    kind, schedule = ConditionType.SNAPSHOTS_CURRENT, makings.status
     troubles = [each.message for each in makings.shards.values() if each.message]
     coming = (
         f"; the schedule's next is at {schedule.next:%Y-%m-%dT%H:%MZ}" if schedule and schedule.next else ""

@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from memorycluster.api.snapshots import LogStore, SnapshotStore
+from memorycluster.api.spec import Spec
 from memorycluster.api.status import ShardSnapshots, SnapshotsStatus
+from memorycluster.api.units import format_quantity
 from memorycluster_operator.actions import Event
 from memorycluster_operator.identity import Identity
 from memorycluster_operator.makings import RESTORE
@@ -44,6 +47,8 @@ class Makings:
     shards: Mapping[int, ShardSnapshots] = field(default_factory=dict)
     """What is known of each shard's; empty: the cluster has no store for any."""
     status: SnapshotsStatus | None = None
+    missing: str = ""
+    """Why no snapshots are taken at all: there is no store for any."""
     again: datetime | None = None
     """When time alone changes something."""
 
@@ -57,8 +62,9 @@ def plan_makings(view: View) -> Makings:
     """Return what to do."""
     snapshot, store = view.snapshot, store_of(view.inputs.spec)
     if store is None:
-        message = f"MemoryCluster {view.inputs.name} names no store: set spec.snapshots.store"
-        return Makings(tell_snapshots(view, (), message))
+        missing = _no_store(view.inputs.spec)
+        message = f"MemoryCluster {view.inputs.name} has no store: {missing}"
+        return Makings(tell_snapshots(view, (), message), missing=missing)
     identity = view.settled.identity
     view, foreign = own_makings(view, identity)
     shards = {shard.index: found_of(view, shard.index) for shard in view.shards}
@@ -90,6 +96,19 @@ def plan_makings(view: View) -> Makings:
     if status and status.next:
         times.append(status.next)
     return Makings(step, shards, status, again=min(times))
+
+
+def _no_store(spec: Spec) -> str:
+    """Return what is so without a store, and what a user does about it."""
+    snapshots = spec.snapshots.model_copy(update={"store": SnapshotStore(log=LogStore())})
+    needed = spec.model_copy(update={"snapshots": snapshots}).log_bytes
+    size = spec.log.storage.size
+    room = f"with log.storage.size {format_quantity(needed)} or more" if size and size < needed else ""
+    return (
+        "no snapshots are taken, and the log is never trimmed: at 90% of log.maxBytes writes are refused. "
+        f"Name a bucket in spec.snapshots.store, or keep them in the log service (store: {{log: {{}}}}"
+        f"{', ' + room if room else ''})"
+    )
 
 
 def _unprepared(view: View) -> Step | None:

@@ -142,7 +142,7 @@ def test_without_a_store_or_a_cluster_it_is_let_go_too() -> None:
     assert next(iter(world.store)) in action.reason, "whoever wants it away is told where it is"
     world.change(snapshots={"store": {"s3": None, "credentials": None}})
     world.go_on()
-    assert "names no store" in said(world, "gone")["message"]
+    assert "has no store" in said(world, "gone")["message"]
     world.kubernetes.now += FORGET_WITHIN
     world.go_on()
     assert world.memorysnapshots == {}

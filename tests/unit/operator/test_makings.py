@@ -15,7 +15,6 @@ from tests.unit.operator.makings import STORE, SnapshotWorld, told_to
 from tests.unit.operator.world import World, spec_of
 from tests.unit.snapshot.manifests import manifest
 
-from memorycluster.api.status import ConditionType
 from memorycluster_operator.makings import CONFIG_ANNOTATION, MAKING_LABEL, Progress
 from memorycluster_operator.plan.asked import RETRY_FOR
 from memorycluster_operator.plan.jobs import AGAIN_AFTER
@@ -42,8 +41,22 @@ def test_without_a_store_nothing_is_made_and_who_asks_is_told() -> None:
     world.go_on()
     assert world.jobs == {}
     assert world.told("now")["phase"] == "Pending"
-    assert "names no store" in world.told("now")["message"]
-    assert ConditionType.SNAPSHOTS_CURRENT not in {each["type"] for each in world.status["conditions"]}
+    assert "has no store" in world.told("now")["message"]
+
+
+@pytest.mark.parametrize(("size", "more"), [("2500Mi", "log.storage.size 3Gi or more"), (None, "")])
+def test_without_a_store_it_is_said_that_the_log_fills(size: str | None, more: str) -> None:
+    """What a schedule asks for is not made either."""
+    log = {"maxBytes": "1Gi", "storage": {"size": size} if size else {}}
+    world = settled(spec={"log": log}, store={"s3": None}, schedule="0 * * * *")
+    said = world.condition()
+    assert (said["status"], said["reason"]) == ("False", "NoStore")
+    assert "the log is never trimmed" in said["message"]
+    assert "spec.snapshots.store" in said["message"]
+    assert more in said["message"]
+    assert ("log.storage.size" in said["message"]) == bool(more)
+    assert world.status["phase"] == "Ready"
+    assert "NoStore" in world.events
 
 
 def test_a_memorysnapshot_gets_a_job_for_each_shard_and_tells_what_they_made() -> None:

@@ -31,9 +31,11 @@ def test_a_cluster_that_is_well_says_so_in_the_shape_of_the_api() -> None:
         "Redundant": "True",
         "LogIntact": "True",
         "ParametersApplied": "True",
+        "SnapshotsCurrent": "False",
         "Progressing": "False",
         "Paused": "False",
     }
+    assert status.phase == "Ready", "it has no store, which is no reason not to be"
     assert status.blocked is None
     assert status.endpoints == ["orders.shop.svc.cluster.local:6379"]
     assert status.version == "9.1.2"
