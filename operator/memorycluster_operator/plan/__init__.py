@@ -27,6 +27,7 @@ from memorycluster_operator.plan.placement import CALM, spread_primaries, uneven
 from memorycluster_operator.plan.roles import label_pods
 from memorycluster_operator.plan.rollout import roll_shard
 from memorycluster_operator.plan.scale import scale_shard
+from memorycluster_operator.plan.space import full_logs
 from memorycluster_operator.plan.status import build_status
 from memorycluster_operator.plan.step import LOOK_AGAIN, NOTHING, WITHOUT_NEWS, Step, wait
 from memorycluster_operator.plan.upkeep import guard_frozen, keep_objects
@@ -55,7 +56,7 @@ def make_plan(snapshot: Snapshot) -> Plan:
     else:
         finalizers += hold_cluster(view)
         makings = plan_makings(view)
-        step = finalizers + _plan(view) + makings.step
+        step = finalizers + _plan(view) + makings.step + full_logs(view)
     if snapshot.cluster.spec.paused and not snapshot.cluster.deleting:
         paused = wait(snapshot, "Paused", "spec.paused is true: nothing is changed until it is false")
         kept = label_pods(view) + guard_frozen(view) + release_claims(view) + finalizers

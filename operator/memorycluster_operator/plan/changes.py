@@ -7,6 +7,7 @@ from typing import Any
 
 from memorycluster_operator.actions import Event
 from memorycluster_operator.plan.conditions import OVERDUE
+from memorycluster_operator.plan.space import LOG_FULL
 from memorycluster_operator.plan.status import GRAVE, HEALING
 
 MEASURES = {
@@ -96,7 +97,12 @@ def _conditions(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterato
 
 
 def _why(status: Mapping[str, Any]) -> str:
-    """Return the message of the condition that makes the phase what it is."""
-    of = {"Ready": "Redundant", "Degraded": "Redundant"}.get(status["phase"], "Ready")
-    messages = {each["type"]: each["message"] for each in status["conditions"]}
-    return str(messages[of])
+    """Return the message of what makes the phase what it is: a condition, or a log that is full."""
+    conditions = {each["type"]: each for each in status["conditions"]}
+    if status["phase"] not in ("Ready", "Degraded"):
+        return str(conditions["Ready"]["message"])
+    bad = [each for each in ("Redundant", "LogIntact") if conditions[each]["status"] != "True"]
+    blocked = status.get("blocked") or {}
+    if status["phase"] == "Degraded" and not bad and blocked.get("reason") == LOG_FULL:
+        return str(blocked["message"])
+    return str(conditions[(*bad, "Redundant")[0]]["message"])

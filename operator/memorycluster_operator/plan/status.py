@@ -25,6 +25,7 @@ from memorycluster_operator.plan import calm
 from memorycluster_operator.plan.conditions import judge
 from memorycluster_operator.plan.deletion import Deletion
 from memorycluster_operator.plan.makings import Makings
+from memorycluster_operator.plan.space import LOG_FULL, full_shards
 from memorycluster_operator.plan.step import Step
 from memorycluster_operator.plan.view import Node, Shard, View
 from memorycluster_operator.plan.volumes import deletion_policy
@@ -38,6 +39,7 @@ GRAVE = (
     "LogUnfit",
     "Frozen",
     "LogRotten",
+    LOG_FULL,
     "ShardsDiffer",
     "ZonesDiffer",
     "SecretMissing",
@@ -103,7 +105,7 @@ def _phase(view: View, conditions: Sequence[Condition]) -> Phase:
         return Phase.DELETING
     true = {each.type for each in conditions if each.status == "True"}
     if ConditionType.READY in true:
-        whole = {ConditionType.REDUNDANT, ConditionType.LOG_INTACT} <= true
+        whole = {ConditionType.REDUNDANT, ConditionType.LOG_INTACT} <= true and not full_shards(view)
         return Phase.READY if whole else Phase.DEGRADED
     before = view.snapshot.cluster.status.get("phase", Phase.PENDING)
     return Phase.PENDING if before == Phase.PENDING else Phase.UNAVAILABLE

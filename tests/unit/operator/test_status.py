@@ -124,6 +124,32 @@ def test_a_deadline_stays_while_the_same_is_waited_for_and_is_told_when_it_passe
     assert world.disrupted == 1, "nothing is forced"
 
 
+@pytest.mark.parametrize(
+    ("used", "message", "full"),
+    [
+        (0.95, "", True),
+        (0.87, "the log is above 90% of its limit", True),
+        (0.87, "", False),
+        (0.5, "the store does not answer", False),
+    ],
+)
+def test_a_shard_that_refuses_writes_is_not_well(used: float, message: str, full: bool) -> None:
+    world = made(shards=2)
+    snapshot, primary = world.snapshot(), world.primary(1).name
+    log = {"firstSequence": 1, "lastSequence": 9, "bytes": int(used * 1000), "maxBytes": 1000}
+    report = dataclasses.replace(snapshot.agents[primary], log=log, message=message)
+    plan = make_plan(dataclasses.replace(snapshot, agents={**snapshot.agents, primary: report}))
+    told = {each.reason: each.message for each in plan.events if each.type == "Warning"}
+    assert conditions(plan.status)["Ready"] == "True", "it serves reads"
+    if not full:
+        assert (plan.status["phase"], told) == ("Ready", {})
+        return
+    assert plan.status["phase"] == "Degraded"
+    assert "shard 1 refuses writes" in plan.status["message"]
+    assert set(told) == {"Degraded", "LogFull"}
+    assert all("shard 1 refuses writes" in each for each in told.values())
+
+
 def test_events_tell_transitions_and_nothing_else() -> None:
     world = made()
     assert (
