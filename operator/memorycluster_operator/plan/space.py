@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from memorycluster.agent.machine import ALLOW_BELOW, REFUSE_ABOVE
 from memorycluster_operator.plan.step import NOTHING, Step, wait
 from memorycluster_operator.plan.view import Shard, View
 
 LOG_FULL = "LogFull"
+
+REFUSE_ABOVE, ALLOW_BELOW = 0.90, 0.85
+"""Shares of a log's limit: above the one agents refuse writes, and below the other they take them again."""
 
 
 def full_shards(view: View) -> list[int]:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from tests.unit.operator.world import NAME, World, spec_of
 
+from memorycluster.agent import machine
 from memorycluster.api.status import MemoryClusterStatus
 from memorycluster_operator.facts import claim_facts
-from memorycluster_operator.plan import differs, make_plan
+from memorycluster_operator.plan import differs, make_plan, space
 from memorycluster_operator.snapshot import Component
 
 
@@ -122,6 +123,10 @@ def test_a_deadline_stays_while_the_same_is_waited_for_and_is_told_when_it_passe
     assert (progressing["status"], progressing["reason"]) == ("True", "Overdue")
     assert world.events.count("Overdue") == 1
     assert world.disrupted == 1, "nothing is forced"
+
+
+def test_a_log_is_full_when_its_agents_say_so() -> None:
+    assert (space.REFUSE_ABOVE, space.ALLOW_BELOW) == (machine.REFUSE_ABOVE, machine.ALLOW_BELOW)
 
 
 @pytest.mark.parametrize(
