@@ -18,7 +18,8 @@ class MemorySnapshotSpec(Model):
     """What is wanted."""
 
     cluster: ClusterName
-    """The MemoryCluster to take it of, in the same namespace. It must name a store. Can't be changed."""
+    """The MemoryCluster to take it of, in the same namespace. It must have a store: it has one by default, in
+    its log service. Can't be changed."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
     """What becomes of its data in the store when this is deleted. With Delete they go first, but for what
     the cluster's log still needs: that stays until retention lets it expire."""

@@ -154,7 +154,8 @@ class Snapshots(Model):
     """Snapshots of every shard: they let the log be trimmed, and a user go back."""
 
     schedule: Annotated[Text, AfterValidator(_schedule)] | None = None
-    """When to take one, as cron says it, in UTC; by default only when maxLogReplay asks for it."""
+    """When to take one of all shards together, as cron says it, in UTC. By default only maxLogReplay asks for
+    some, each of one shard and with a name of its own: those of several shards can't be restored by name."""
     retention: Retention = Retention()
     """Which snapshots are kept."""
     max_log_replay: Annotated[Quantity, Field(ge=1 << 20, le=1 << 50)] = 256 << 20

@@ -67,7 +67,8 @@ class LogStorage(Model):
     """The volume of each member of the log."""
 
     size: Quantity | None = None
-    """Of the volume; can only grow. By default what the logs of all shards may take, and a quarter more."""
+    """Of the volume; can only grow. By default what the logs of all shards may take, and the snapshots that
+    are kept beside them, and a quarter more."""
     storage_class_name: ObjectName | None = None
     """The volume's StorageClass; its fsync must mean what it says. Can't be changed."""
 
@@ -142,7 +143,8 @@ class Spec(Model):
     """What becomes of the log's volumes when the MemoryCluster is deleted. With Retain, the same manifest
     applied again finds all its data."""
     paused: bool = False
-    """The operator changes nothing while this is true; failover works as ever."""
+    """The operator changes nothing while this is true; failover works as ever. No snapshot is taken, so the
+    log is not trimmed: it grows, and at 90% of log.maxBytes writes are refused."""
     scheduling: Scheduling = Scheduling()
     """Where pods may run, beside what zones says."""
     image_pull_secrets: Annotated[Items[SecretName], Field(max_length=16)] = ()

@@ -47,6 +47,9 @@ ANSWERS_WITHIN = 90.0
 ASK_EVERY = 1.0
 """Seconds between two tries, each of which takes its time as well."""
 
+NAMED_INSTEAD = 3
+"""Snapshots that are named where the one that is wanted is not there."""
+
 
 class SourceService(Told):
     """The log service of the cluster that is restored."""
@@ -106,7 +109,7 @@ async def find(
     opened = open_store(config, log)
     keys = [each.key for each in await opened.list(cluster or "")]
     places = [key.removesuffix(f"/{MANIFEST}") for key in keys if key.endswith(f"/{MANIFEST}")]
-    found: dict[str, dict[int, list[Snapshot]]] = {}
+    found: dict[str, dict[str, dict[int, list[Snapshot]]]] = {}  # by name, cluster and shard
     broken = []
     for place in places:
         try:
@@ -117,16 +120,29 @@ async def find(
         except (BrokenSnapshot, ValueError) as error:
             broken.append(str(error))
             continue
-        if snapshot.manifest.name == name:
-            shards = found.setdefault(snapshot.manifest.cluster, {})
-            shards.setdefault(snapshot.manifest.shard, []).append(snapshot)
-    if not found:
+        manifest = snapshot.manifest
+        shards = found.setdefault(manifest.name, {}).setdefault(manifest.cluster, {})
+        shards.setdefault(manifest.shard, []).append(snapshot)
+    if name not in found:
         why = f" ({'; '.join(broken)})" if broken else ""
-        raise NotFound(f"{opened.name} has no snapshot {name}{why}")
-    if len(found) > 1:
-        names = ", ".join(sorted(found))
-        raise NotFound(f"cluster: name one of {names}: each has {name}")
-    return _together(name, next(iter(found.values())))
+        raise NotFound(f"{opened.name} has no snapshot {name}{why}; {_instead(found)}")
+    if len(found[name]) > 1:
+        clusters = ", ".join(sorted(found[name]))
+        raise NotFound(f"cluster: name one of {clusters}: each has {name}")
+    return _together(name, next(iter(found[name].values())))
+
+
+def _instead(found: Mapping[str, Mapping[str, Mapping[int, Sequence[Snapshot]]]]) -> str:
+    """Return the newest of what there is of all shards, in words."""
+    whole: dict[str, datetime] = {}
+    for name, clusters in found.items():
+        for shards in clusters.values():
+            with contextlib.suppress(NotFound):
+                newest = _together(name, shards)
+                assert_complete(name, newest)
+                whole[name] = max(each.manifest.created_at for each in newest.values())
+    names = sorted(whole, key=lambda each: (whole[each], each), reverse=True)[:NAMED_INSTEAD]
+    return f"the newest of all shards: {', '.join(names)}" if names else "it has none of all shards"
 
 
 def _together(name: str, found: Mapping[int, Sequence[Snapshot]]) -> dict[int, Snapshot]:

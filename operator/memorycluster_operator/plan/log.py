@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from memorycluster.api.units import format_quantity
 from memorycluster_operator.actions import CreateLog, DeletePod, EvictPod, GrowClaim, GrowLog
 from memorycluster_operator.identity import Identity
 from memorycluster_operator.plan import calm
@@ -115,7 +116,7 @@ def _grow(view: View) -> Step:
         claim = member.claim
         if claim is None or claim.terminating or claim.size >= spec.log_volume_bytes:
             continue
-        reason = f"the volume is to have {spec.log_volume_bytes} bytes"
+        reason = f"the volume is to have {format_quantity(spec.log_volume_bytes)}"
         step += do(GrowClaim(claim.name, claim.uid, claim.resource_version, spec.log_volume_bytes, reason))
     small = [
         shard.index
@@ -151,8 +152,8 @@ def lacks_room(view: View) -> Step | None:
     return wait(
         view.snapshot,
         "VolumeTooSmall",
-        f"the log grows once each volume has {size} bytes: {', '.join(lacking)}; its StorageClass must allow "
-        "volume expansion, or the volume be enlarged by hand",
+        f"each volume of the log must have {format_quantity(size)} before logs or snapshots may take more: "
+        f"{', '.join(lacking)}; their StorageClass must allow volume expansion, or enlarge them by hand",
     )
 
 

@@ -146,8 +146,8 @@ async def test_the_lost_tail_is_put_back(keep: int, last: int) -> None:
 @pytest.mark.parametrize("keep", [3, 4, 5, 6])
 async def test_of_a_trimmed_log_what_is_left_is_read(keep: int) -> None:
     world = World(100, 30, 20, 10, keep=keep)
+    world.log.first = 4
     with pytest.raises(LogTrimmed):
-        world.log.first = 4
         await world.examine()
     world.trim(4)
     plan = await world.examine()

@@ -138,7 +138,7 @@ def test_no_snapshot_is_taken_before_each_volume_has_the_room_and_each_member_kn
     world.go_on(passes=20)
     assert world.jobs == {}
     assert "VolumeTooSmall" in waits(world)
-    assert "bytes" in world.told("now")["message"]
+    assert "each volume of the log must have" in world.told("now")["message"]
 
 
 def test_a_store_that_is_there_goes_on_while_it_can_not_grow() -> None:

@@ -142,6 +142,20 @@ async def test_shards_whose_snapshots_were_not_taken_together_are_refused(
     assert all(place in str(refused.value) for place in places)
 
 
+async def test_where_a_name_is_not_there_the_newest_ones_of_all_shards_are_said(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    halves = [(shard_slots(shard, 2),) for shard in (0, 1)]
+    await store.put("orders", 0, UUID(int=1), name="alone", slots=halves[0], created_at=NOW)
+    with pytest.raises(NotFound, match="has no snapshot orders-1; it has none of all shards"):
+        await store.found()
+    for days in range(4):
+        for shard in (0, 1):
+            fields = {"name": f"day-{days}", "slots": halves[shard], "created_at": NOW - timedelta(days=days)}
+            await store.put("orders", shard, UUID(int=shard + 1), **fields)
+    with pytest.raises(NotFound, match=r"the newest of all shards: day-0, day-1, day-2$"):
+        await store.found()
+
+
 class Late(Written):
     """A log that answers at its third try, if at all."""
 
