@@ -243,6 +243,12 @@ def test_a_snapshot_on_demand_is_listed_and_holds_what_was_written() -> None:
         table = cluster.succeed("snapshots", "--data-dir", str(cluster.data))
         assert listed[0]["digest"] in table
         assert "any moment since the cluster's beginning can be restored" in table
+        with client_of(cluster) as client:
+            client.set("k0", "later")  # in one shard
+        said = cluster.succeed("snapshot", "--data-dir", str(cluster.data))
+        names = set(re.findall(r"^shard \d: (snap-\S+),", said, re.MULTILINE))
+        assert len(names) == 1, f"by which both can be restored: {said}"
+        assert names != {listed[0]["name"]}
         refused = cluster.command("snapshot", "2", "--data-dir", str(cluster.data))
         assert (refused.returncode, "no shard 2" in refused.stderr) == (2, True)
         cluster.stop()

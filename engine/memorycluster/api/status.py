@@ -30,7 +30,8 @@ class Phase(StrEnum):
     READY = "Ready"
     """All shards serve, every node and every log member is current."""
     DEGRADED = "Degraded"
-    """All shards serve, but something is missing that the next failure may need."""
+    """All shards serve, but something is missing that the next failure may need, or a log is full, so that
+    writes are refused."""
     UNAVAILABLE = "Unavailable"
     """A shard does not serve writes."""
     DELETING = "Deleting"
@@ -276,7 +277,8 @@ class MemoryClusterStatus(StatusModel):
     """The metadata.generation of the spec that this is about."""
     phase: Phase
     """Pending (never yet ready), Ready, Degraded (serves, but something is missing that the next failure may
-    need), Unavailable (a shard does not serve) or Deleting (a last snapshot is taken first)."""
+    need, or a full log refuses writes), Unavailable (a shard does not serve) or Deleting (a last snapshot is
+    taken first)."""
     conditions: list[Condition] = []
     """Each judged by itself: Ready, Redundant, LogIntact, ParametersApplied, SnapshotsCurrent,
     Progressing, Paused."""

@@ -64,6 +64,8 @@ async def take(layout: Layout, state: State, shards: Sequence[int], programs: Pa
                 work=work,
                 reason="user",
                 name=name,
+                # Taken together they have one name, by which they can be restored: also one with nothing new.
+                anew=len(shards) > 1,
             )
             last: dict[str, Any] = {}
             with _Bar(f"shard {shard}", out) as bar:
