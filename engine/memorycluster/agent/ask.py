@@ -1,7 +1,7 @@
 """``python -m memorycluster.agent.ask SOCKET [--act]``: asking an agent what it holds that the log has lost.
 
-Whoever may run something beside the agent may ask, as its socket is there. Printed is one JSON object: its
-``answer`` (null: it doesn't answer), or the ``error`` for which it could not.
+Whoever may run something beside the agent may ask, as its socket is there. Printed is the word ``recovery``,
+and one JSON object: its ``answer`` (null: it doesn't answer), or the ``error`` for which it could not.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> int:
         said = {"answer": asyncio.run(recovery(arguments.socket, act=arguments.act))}
     except Unable as error:
         said = {"error": str(error)}
-    print(json.dumps(said))
+    print("recovery", json.dumps(said))
     return 0
 
 
