@@ -57,7 +57,7 @@ async def recovery(
             printed = await client.CoreV1Api(api).connect_get_namespaced_pod_exec(
                 pod, namespace, command=command, container="agent", stdout=True, stderr=False
             )
-            # (What is JSON from its first letter on the library would read itself, and give as Python writes it.)
+            # (What is JSON from its first letter on, the library would read itself, and give as a repr.)
             said: dict[str, Any] = json.loads(printed.removeprefix("recovery"))
         except WSServerHandshakeError as error:
             if error.status in REFUSED:
