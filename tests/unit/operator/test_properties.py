@@ -166,7 +166,8 @@ class Operating(RuleBasedStateMachine):
         assert world.disrupted - disrupted <= world.spec.shards
         assert (plan.actions, plan.waits) == ((), ())
         assert world.status["phase"] == "Ready"
-        assert world.status["conditions"][4]["reason"] == "UpToDate"
+        reasons = {each["type"]: each["reason"] for each in world.status["conditions"]}
+        assert reasons["Progressing"] == "UpToDate"
 
 
 class Freezing(Operating):
