@@ -341,7 +341,7 @@ async def test_what_can_not_be_read_is_not_taken_for_deleted(
 
 
 async def loses(service: Service, name: str, key: str) -> None:
-    """Have a member lose what is said of an object, which it then takes for deleted; and have it lead."""
+    """Have a member lose what is said of an object, which it then takes for deleted."""
     await everywhere(service)
     await service.stop()
     assert flip(service.data_dir(name), log_bucket._mark(key).encode()) == 1
@@ -349,22 +349,24 @@ async def loses(service: Service, name: str, key: str) -> None:
         index.unlink()
     service.start()
     await service.ready()
-    await lead(service, name)
 
 
-async def lead(service: Service, name: str) -> None:
-    async with jetstream(service) as js, service.service() as admin:
+async def leader(js: JetStreamContext) -> str | None:
+    cluster = (await js.stream_info(SNAPSHOTS_STREAM)).cluster
+    return cluster.leader if cluster else None
 
-        async def leads() -> bool:
-            with contextlib.suppress(LogError, TimeoutError, nats.errors.Error):
-                cluster = (await js.stream_info(SNAPSHOTS_STREAM)).cluster
-                if cluster and cluster.leader == name:
-                    return True
+
+async def told_by(service: Service, name: str, what: Callable[[], Awaitable[T]]) -> T:
+    """Return what is told while that member leads, before and after."""
+    async with jetstream(service) as js, service.service() as admin, asyncio.timeout(200):
+        while True:
+            with contextlib.suppress(StoreError, LogError, TimeoutError, nats.errors.Error):
+                if await leader(js) == name:
+                    told = await what()
+                    if await leader(js) == name:
+                        return told
                 await admin.step_down(SNAPSHOTS_STREAM, to=name)
             await asyncio.sleep(1)
-            return False
-
-        await until(leads, 90)
 
 
 @pytest.mark.parametrize("lost", ["data.rdb", "manifest.json"])
@@ -382,17 +384,16 @@ async def test_what_one_member_has_lost_and_leads_is_swept_from_none(
         await catalogue.store.put(key, data)
     lost = f"orders/0/x/{lost}"
     await loses(three, "log-1", lost)
-    assert lost not in {each.key for each in await patiently(lambda: catalogue.store.list(""))}
-    assert await patiently(lambda: catalogue.store.known("orders")) == set(objects) - {"filler"}
+    assert lost not in {each.key for each in await told_by(three, "log-1", lambda: catalogue.store.list(""))}
+    assert await told_by(three, "log-1", lambda: catalogue.store.known("orders")) == set(objects) - {"filler"}
     interrupted = f"$O.{log_bucket.BUCKET}.C.interrupted"
     async with jetstream(three) as js:
         await js.publish(interrupted, b"1")
     await everywhere(three)
-    await patiently(lambda: catalogue.sweep(datetime.now(UTC) + timedelta(days=1)))
-    await lead(three, "log-2")
-    assert interrupted not in await pieces(three)
+    await told_by(three, "log-1", lambda: catalogue.sweep(datetime.now(UTC) + timedelta(days=1)))
+    assert interrupted not in await told_by(three, "log-2", lambda: pieces(three))
     for key, data in objects.items():
-        assert await patiently(partial(content, catalogue.store, key)) == data
+        assert await told_by(three, "log-2", partial(content, catalogue.store, key)) == data
 
 
 async def test_while_a_member_does_not_answer_nothing_is_swept(
