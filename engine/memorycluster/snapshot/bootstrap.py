@@ -13,10 +13,10 @@ from typing import IO
 from uuid import UUID
 
 from memorycluster.log.chain import Position
-from memorycluster.log.interface import Log, LogCorrupt, LogError, LogUnavailable
-from memorycluster.log.record import InvalidRecord, Record
+from memorycluster.log.interface import Log, LogCorrupt, LogError, LogTrimmed
 from memorycluster.snapshot.catalogue import BrokenSnapshot, Catalogue, Snapshot
-from memorycluster.snapshot.confirm import contradiction
+from memorycluster.snapshot.confirm import begins_with_snapshot, contradiction
+from memorycluster.snapshot.policy import FIRST
 from memorycluster.snapshot.store import StoreError
 
 EMPTY_RDB = b"REDIS0011\xff" + bytes(8)
@@ -84,7 +84,7 @@ class Bootstrap:
             near = [each for each in known if each.unit_end <= resume and each.sequence + 1 >= first]
             if near:
                 return Start(max(near, key=lambda each: each.sequence), None)
-        whole = first <= 1 and not await self._begins_with_snapshot()
+        whole = await self._whole(first)
         passed: list[str] = []
         try:
             found = await self._start(resume, first, until, got, passed)
@@ -111,7 +111,7 @@ class Bootstrap:
         """
         health = await self._log.health()
         first, passed = health.first_sequence, list[str]()
-        if first <= 1 and not await self._begins_with_snapshot():
+        if await self._whole(first):
             return Position(self._generation)
         try:
             if self._open is not None:
@@ -143,7 +143,7 @@ class Bootstrap:
             if resume is None and (start := await self._load(catalogue, snapshot, got, passed)):
                 return start
             usable.append(snapshot)
-        if resume is None or (first <= 1 and not await self._begins_with_snapshot()):
+        if resume is None or await self._whole(first):
             return None
         for snapshot in usable:
             if start := await self._load(catalogue, snapshot, got, passed):
@@ -211,19 +211,18 @@ class Bootstrap:
         file.close()
         return None
 
-    async def _begins_with_snapshot(self) -> bool:
-        """Say whether data precedes the log's first record: the cluster was restored from a snapshot."""
-        try:
-            data = await self._log.get(1)
-            return data is not None and bool(Record.decode(data).payload)
-        except InvalidRecord:
-            return False  # its reader will find out
-        except LogUnavailable:
-            raise
-        except LogError:
+    async def _whole(self, first: int) -> bool:
+        """Say whether the log, which begins at ``first``, has had nothing before what it still holds."""
+        if first > FIRST:
             return False
+        try:
+            return not await begins_with_snapshot(self._log)
+        except LogCorrupt:
+            return True  # its reader will find out
+        except LogTrimmed:
+            return False  # just now
 
 
 def _nowhere(first: int, why: str, passed: Collection[str]) -> NoStart:
-    held = "begins with a snapshot" if first <= 1 else f"was trimmed up to record {first - 1}"
+    held = "begins with a snapshot" if first <= FIRST else f"was trimmed up to record {first - 1}"
     return NoStart(f"the log {held}, and {why}: {'; '.join(passed) or 'none found'}")

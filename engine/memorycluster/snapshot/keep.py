@@ -13,10 +13,9 @@ from typing import Any
 from uuid import UUID
 
 from memorycluster.api.snapshots import Retention, SnapshotStore
-from memorycluster.log.interface import Log, LogError, LogHealth
-from memorycluster.log.record import InvalidRecord, Record
+from memorycluster.log.interface import Log, LogHealth
 from memorycluster.snapshot.catalogue import BrokenSnapshot, Catalogue, Snapshot, open_catalogue
-from memorycluster.snapshot.confirm import contradiction
+from memorycluster.snapshot.confirm import begins_with_snapshot, contradiction, record_at
 from memorycluster.snapshot.manifest import Manifest
 from memorycluster.snapshot.policy import (
     FIRST,
@@ -339,20 +338,8 @@ def needed(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     return [each for each in snapshots if each.manifest.sequence in sequences]
 
 
-async def begins_with_snapshot(log: Log) -> bool:
-    """Say whether the log's first record names a snapshot: data precedes it. Raises LogError."""
-    data = await log.get(FIRST)
-    try:
-        return data is not None and bool(Record.decode(data).payload)
-    except InvalidRecord:
-        return True  # it can't be known: then as if it did
-
-
 async def log_end(log: Log) -> End:
     """Return where a log ends. Raises LogError."""
     end = await log.end()
-    data = await log.get(end)
-    try:
-        return End(end, Record.decode(data).end if data else 0)
-    except InvalidRecord as error:
-        raise LogError(f"log record {end}: {error}") from error
+    record = await record_at(log, end)
+    return End(end, record.end if record else 0)
