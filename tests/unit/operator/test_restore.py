@@ -57,13 +57,19 @@ def test_logs_begin_with_what_was_restored_once_all_of_it_is() -> None:
     assert world.seeds == {0: b"digest-0", 1: b"digest-1"}
 
 
-def test_nothing_is_restored_while_what_may_delete_it_is_about_to_end() -> None:
+def with_takers() -> SnapshotWorld:
+    """Return a cluster that is not restored yet, as a Job of another one may delete what it is made of."""
     world = SnapshotWorld(restore=SNAPSHOT)
     world.takers = ("Job old-0-snapshot-1",)
     for _ in range(20):
         world.tick()
         world.operate()
     assert world.jobs == {}
+    return world
+
+
+def test_nothing_is_restored_while_what_may_delete_it_is_about_to_end() -> None:
+    world = with_takers()
     assert "Job old-0-snapshot-1" in waits(world)["Restoring"]
     again = world.plan().again
     assert again is not None
@@ -74,12 +80,7 @@ def test_nothing_is_restored_while_what_may_delete_it_is_about_to_end() -> None:
 
 def test_what_does_not_end_is_not_waited_for_long() -> None:
     """The other cluster may be paused, or its log have no room to wait."""
-    world = SnapshotWorld(restore=SNAPSHOT)
-    world.takers = ("Job old-0-snapshot-1",)
-    for _ in range(20):
-        world.tick()
-        world.operate()
-    assert world.jobs == {}
+    world = with_takers()
     world.kubernetes.now = world.began + TAKEN_WITHIN
     world.go_on()
     assert len(world.open_jobs()) == 1
