@@ -23,7 +23,7 @@ from tests.snapshot.test_stores import content, in_log
 from tests.snapshot.world import World, command, world_of
 
 from memorycluster.log.healing import Kind, decide
-from memorycluster.log.interface import SNAPSHOTS_STREAM, LogError
+from memorycluster.log.interface import SNAPSHOTS_STREAM, LogError, LogUnavailable
 from memorycluster.snapshot import log_bucket
 from memorycluster.snapshot.catalogue import Catalogue
 from memorycluster.snapshot.former import WithFormer
@@ -48,7 +48,7 @@ async def patiently(what: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
                 return await what()
-            except StoreError:
+            except (StoreError, LogUnavailable):
                 await asyncio.sleep(1)
 
 
@@ -191,7 +191,7 @@ async def test_a_flipped_bit_on_all_disks_leads_to_the_snapshot_before(world: Wo
     three.start()
     await three.ready()
     await patiently(lambda: world.catalogue.store.list(""))
-    start = await world.start()
+    start = await patiently(world.start)
     assert start.snapshot
     assert start.snapshot.place == first.place
     assert (await world.loaded(start)).digest == first.manifest.digest

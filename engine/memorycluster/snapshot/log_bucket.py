@@ -57,8 +57,9 @@ SILENT_FOR, TRIES = 5.0, 4
 QUIET_FOR = timedelta(minutes=10)
 """A put that has sent nothing for that long is none any more: it has given up before."""
 
-PLACEMENT_TRIES = 16
-"""The log service has any member answer; so often it is asked for another one."""
+PLACEMENT_TRIES = 32
+"""The log service has any member answer; so often it is asked for another one. (That all are one of the two
+that were asked before happens twice in a million times.)"""
 
 FULL = 10077
 """Error code of JetStream: the bucket has reached its limit."""
