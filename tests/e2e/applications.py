@@ -68,6 +68,7 @@ class Application(threading.Thread):
         """Whose keys it reads."""
         self.writes: list[Write] = []
         self.errors: Counter[str] = Counter()
+        self.last_error = ""
         self.failed: BaseException | None = None
         """What ended it early, and is no error of the library."""
 
@@ -108,7 +109,8 @@ class Application(threading.Thread):
                     raise
 
     def _note(self, error: Exception) -> None:
-        self.errors[f"{type(error).__name__}: {error}"[:160]] += 1
+        self.last_error = f"{type(error).__name__}: {error}"[:160]
+        self.errors[self.last_error] += 1
 
     # ---- what it does
 

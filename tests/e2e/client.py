@@ -155,7 +155,8 @@ class Load:
             return "it has not begun"
         waiting = [f"shard {index}" for index, at in enumerate(status["shards"]) if at <= moment]
         waiting += [name for name, at in status["applications"].items() if at <= moment]
-        return f"no write acknowledged to {', '.join(waiting)}" if waiting else ""
+        said = {name: what for name, what in status.items() if name not in ("shards", "applications")}
+        return f"no write acknowledged to {', '.join(waiting)}; it says {said}" if waiting else ""
 
     def _manifest(self) -> Object:
         cluster = self._cluster

@@ -82,12 +82,18 @@ class Load:
             one.start()
 
     def status(self) -> dict[str, Any]:
-        """Return when, for each shard and for each application, a write was sent that was acknowledged."""
+        """Return when, for each shard and for each application, a write was sent that was acknowledged.
+
+        And what has stood against that up to now.
+        """
         shards = range(len(self._work.router.shards))
         return {
             "now": now(),
             "shards": [_newest(w for w in self._work.tally.writes[-2000:] if w.shard == s) for s in shards],
             "applications": {one.name: _newest(one.writes[-1:]) for one in self._applications},
+            "refused": self._work.tally.refusals | self._work.tally.doubts,
+            "unreachable": self._work.unreachable,
+            "errors": {one.name: one.last_error for one in self._applications},
         }
 
     async def finish(self, directory: Path) -> None:

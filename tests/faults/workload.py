@@ -156,6 +156,8 @@ class Workload:
         self.prefix = prefix
         self.history = History()
         self.tally = Tally()
+        self.unreachable: dict[str, str] = {}
+        """Why each node could not be reached the last time that it could not be."""
         self.pause = pause
         self.patience = patience
         self._sizes = [1] * clients + [depth] * pipelines
@@ -282,7 +284,8 @@ class Workload:
         try:
             connection = await self._connected(connections, node)
             outcomes = await self._send(client, connection, actions, patience=patience)
-        except NotSent:
+        except NotSent as error:
+            self.unreachable[node[0]] = str(error)
             self.router.unreachable(shard, node)
             return False
         return self._learn(shard, node, outcomes)

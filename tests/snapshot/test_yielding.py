@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.snapshot.test_deaths import config, engines
+from tests.snapshot.test_deaths import ENGINE, config, its_engine
 from tests.snapshot.world import World, command
 
 from memorycluster.local.snapshots import NICE, making
@@ -29,13 +29,24 @@ async def test_a_making_and_its_engines_are_a_session_that_is_nice_to_others(wor
     await world.lead()
     await world.write(*(command("SET", f"k{number}", "x" * 1000) for number in range(200)))
     ours = nice(psutil.Process().pid)
-    found = set()
+    found: set[tuple[bool, int | None]] = set()
+
+    async def watch() -> None:
+        while True:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error, FileNotFoundError):  # it has ended meanwhile
+                    if its_engine(process, world) or "memorycluster.snapshot" in process.cmdline():
+                        found.add((process.name() == ENGINE, nice(process.pid)))
+            await asyncio.sleep(0.005)
+
+    watching = None
     async for said in making(config(world) | {"work": str(world.work)}, world.work / "job"):
+        watching = watching or asyncio.create_task(watch())  # it is a session by now
         assert "failed" not in said
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has ended meanwhile
-                if process.pid in engines(world) or "memorycluster.snapshot" in process.cmdline():
-                    found.add((process.name().startswith("valkey"), nice(process.pid)))
+    assert watching
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert watching.cancelled(), "it has watched to the end"
     assert found == {(False, NICE), (True, NICE)}
     assert nice(psutil.Process().pid) == ours
 
