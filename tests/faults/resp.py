@@ -13,6 +13,9 @@ from typing import Any, cast
 import hiredis
 from tests.faults.history import now
 
+RESOLVED_WITHIN = 20.0
+"""Seconds for a host's address to be found."""
+
 Address = tuple[str, int]
 Command = tuple[str | int, ...]
 
@@ -58,12 +61,15 @@ class Connection(asyncio.Protocol):
     async def open(cls, address: Address, *, seconds: float = 1.0) -> Connection:
         """Connect.
 
-        :raises NotSent: if that takes more than `seconds`, or is refused.
+        :raises NotSent: if that takes more than `seconds`, or is refused, or no name server answers.
         """
         loop = asyncio.get_running_loop()
         try:
+            # One that is given up goes on in its thread, and there are few: then none would ever succeed.
+            async with asyncio.timeout(RESOLVED_WITHIN):
+                (*_, (host, port, *_)), *_ = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
             async with asyncio.timeout(seconds):
-                _, protocol = await loop.create_connection(lambda: cls(address), *address)
+                _, protocol = await loop.create_connection(lambda: cls(address), host, port)
         except (OSError, TimeoutError) as error:
             raise NotSent(f"{address}: {error}") from error
         return protocol
