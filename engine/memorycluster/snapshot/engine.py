@@ -41,7 +41,7 @@ LOOK_EVERY = 0.05
 
 DATABASES = 1 << 10
 """More than any cluster has, which may not set ``cluster-databases``. It is not free: whoever takes over or
-flushes a slot looks for it in each of them. With 65,536 that took 2 s of CPU time for an empty data set."""
+flushes a slot looks for it in each of them. With 65,536 that took up to 2 s of CPU time without any data."""
 
 
 LEFT_OUT = """
