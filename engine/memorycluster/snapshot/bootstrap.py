@@ -87,7 +87,7 @@ class Bootstrap:
         whole = await self._whole(first)
         passed: list[str] = []
         try:
-            found = await self._start(resume, first, until, got, passed)
+            found = await self._start(resume, first, whole, until, got, passed)
         except StoreError as error:
             passed.append(str(error))
             found = None
@@ -127,6 +127,7 @@ class Bootstrap:
         self,
         resume: int | None,
         first: int,
+        whole: bool,
         until: datetime | None,
         got: Callable[[int, int], None] | None,
         passed: list[str],
@@ -143,7 +144,7 @@ class Bootstrap:
             if resume is None and (start := await self._load(catalogue, snapshot, got, passed)):
                 return start
             usable.append(snapshot)
-        if resume is None or await self._whole(first):
+        if resume is None or whole:
             return None
         for snapshot in usable:
             if start := await self._load(catalogue, snapshot, got, passed):
