@@ -24,7 +24,8 @@ from memorycluster.local.state import Secrets, State
 from memorycluster.log.interface import Log, LogError, LogHealth
 from memorycluster.log.nats import NatsLog
 from memorycluster.process import dying_with_parent, yield_cpu
-from memorycluster.snapshot.keep import Answers, Keeper, log_end
+from memorycluster.snapshot.confirm import log_end
+from memorycluster.snapshot.keep import Answers, Keeper
 from memorycluster.snapshot.manifest import Reason, default_name
 from memorycluster.snapshot.policy import End, pause, previous_moment, replay_due, replay_limit
 from memorycluster.snapshot.store import StoreError

@@ -1,11 +1,11 @@
-"""What a log says of snapshots: whether it has what one was made of, and whether it begins with one."""
+"""What a log says of snapshots: whether it has what one was made of, or begins with one; and its end."""
 
 from __future__ import annotations
 
 from memorycluster.log.interface import Log, LogCorrupt, LogTrimmed
 from memorycluster.log.record import InvalidRecord, Record
 from memorycluster.snapshot.manifest import Manifest
-from memorycluster.snapshot.policy import FIRST
+from memorycluster.snapshot.policy import FIRST, End
 
 
 async def record_at(log: Log, sequence: int) -> Record | None:
@@ -37,3 +37,10 @@ async def begins_with_snapshot(log: Log) -> bool:
     """Say whether data precedes the log's first record: the cluster was restored. Raises as ``record_at``."""
     record = await record_at(log, FIRST)
     return record is not None and bool(record.payload)
+
+
+async def log_end(log: Log) -> End:
+    """Return where a log ends. Raises as ``record_at`` does."""
+    end = await log.end()
+    record = await record_at(log, end)
+    return End(end, record.end if record else 0)

@@ -15,12 +15,11 @@ from uuid import UUID
 from memorycluster.api.snapshots import Retention, SnapshotStore
 from memorycluster.log.interface import Log, LogHealth
 from memorycluster.snapshot.catalogue import BrokenSnapshot, Catalogue, Snapshot, open_catalogue
-from memorycluster.snapshot.confirm import begins_with_snapshot, contradiction, record_at
+from memorycluster.snapshot.confirm import begins_with_snapshot, contradiction
 from memorycluster.snapshot.manifest import Manifest
 from memorycluster.snapshot.policy import (
     FIRST,
     KEPT_ANYWAY,
-    End,
     crowding,
     expired,
     newest_first,
@@ -336,10 +335,3 @@ def needed(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     """Return the snapshots that a log that is trimmed behind them needs."""
     sequences = sorted({each.manifest.sequence for each in snapshots}, reverse=True)[:KEPT_ANYWAY]
     return [each for each in snapshots if each.manifest.sequence in sequences]
-
-
-async def log_end(log: Log) -> End:
-    """Return where a log ends. Raises LogError."""
-    end = await log.end()
-    record = await record_at(log, end)
-    return End(end, record.end if record else 0)

@@ -21,15 +21,15 @@ from pathlib import Path
 from uuid import UUID
 
 from memorycluster.log.chain import Position, Read
-from memorycluster.log.interface import Log, LogCorrupt
+from memorycluster.log.interface import Log
 from memorycluster.log.reader import follow
-from memorycluster.log.record import InvalidRecord, Record
 from memorycluster.log.units import Units
 from memorycluster.snapshot.bootstrap import Bootstrap, NoStart, Start
 from memorycluster.snapshot.catalogue import Catalogue, Snapshot
+from memorycluster.snapshot.confirm import log_end
 from memorycluster.snapshot.engine import Contents, Engine
 from memorycluster.snapshot.manifest import Manifest, Reason, default_name, position_fields
-from memorycluster.snapshot.policy import FIRST
+from memorycluster.snapshot.policy import FIRST, End
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Maker:
         :raises NoStart: what is kept does not reach back to that moment.
         """
         bootstrap = Bootstrap(self._log, self._generation, lambda: self._catalogue, directory)
-        end, end_offset = await self._end()
+        end = await log_end(self._log)
         try:
             start = await bootstrap.start(
                 until=until, got=lambda done, total: self._report(Progress("load", done, total))
@@ -135,12 +135,12 @@ class Maker:
             self.broken += bootstrap.broken
         self.trouble = bootstrap.trouble
         try:
-            if until is None and not anew and start.snapshot and start.position.sequence >= end:
+            if until is None and not anew and start.snapshot and start.position.sequence >= end.sequence:
                 raise NothingNew(start.snapshot)
             home = directory / "a"
             home.mkdir(mode=0o700)
             async with Engine(self._programs, home) as engine:
-                position, time = await self._feed(engine, start, end, end_offset, until)
+                position, time = await self._feed(engine, start, end, until)
                 if start.snapshot and position == start.position and until is None and not anew:
                     raise NothingNew(start.snapshot)
                 self._report(Progress("save", 0, 0))
@@ -151,27 +151,17 @@ class Maker:
         finally:
             start.close()
 
-    async def _end(self) -> tuple[int, int]:
-        """Return the log's last sequence, and the offset at its end."""
-        end = await self._log.end()
-        data = await self._log.get(end)
-        try:
-            record = Record.decode(data) if data else None
-        except InvalidRecord as error:
-            raise LogCorrupt(f"log record {end}: {error}") from error
-        return end, record.end if record else 0
-
     async def _feed(
-        self, engine: Engine, start: Start, end: int, end_offset: int, until: datetime | None
+        self, engine: Engine, start: Start, end: End, until: datetime | None
     ) -> tuple[Position, datetime | None]:
         """Feed the engine up to ``end`` or ``until``; return the last whole unit's position, and its time."""
         link = await engine.start(start)
         position = start.position
         units = Units(position.unit_end)
         whole, time = position, start.snapshot.manifest.log_time if start.snapshot else None
-        total = max(end_offset - position.unit_end, 0)
+        total = max(end.offset - position.unit_end, 0)
         self._report(Progress("replay", 0, total))
-        if position.sequence < end:
+        if position.sequence < end.sequence:
             async with contextlib.aclosing(follow(self._log, position)) as reads:
                 async for read in reads:
                     if read is None:
@@ -185,7 +175,7 @@ class Maker:
                     if position.open_end == position.unit_end:
                         whole, time = position, read.time
                     self._report(Progress("replay", position.unit_end - start.position.unit_end, total))
-                    if position.sequence >= end:
+                    if position.sequence >= end.sequence:
                         break
         await engine.reached(whole.unit_end)
         if refused := await engine.refused():

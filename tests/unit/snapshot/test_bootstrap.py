@@ -11,7 +11,7 @@ from tests.unit.snapshot.manifests import GENERATION, NOW
 from tests.unit.snapshot.world import World
 
 from memorycluster.log.chain import Position, read
-from memorycluster.log.interface import LogCorrupt
+from memorycluster.log.interface import LogCorrupt, LogHealth
 from memorycluster.log.service import genesis
 from memorycluster.snapshot.bootstrap import EMPTY_RDB, Bootstrap, NoStart, Start
 from memorycluster.snapshot.store import Directory, StoreError
@@ -187,6 +187,20 @@ async def test_a_log_that_begins_with_a_snapshot_is_not_read_without_it(world: W
     await world.snapshot(1, b"state")
     start = await world.bootstrap().start()
     assert (start.position.sequence, start.position.unit_end, data_of(start)) == (1, 0, b"state")
+
+
+async def test_a_log_that_is_trimmed_meanwhile_is_not_taken_for_a_whole_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await world.log.health()
+
+    async def health() -> LogHealth:
+        return before
+
+    monkeypatch.setattr(world.log, "health", health)
+    world.log.first = 5
+    with pytest.raises(NoStart):
+        await world.bootstrap().start()
 
 
 async def test_of_two_that_a_restore_has_made_the_one_that_the_log_begins_with_is_used(world: World) -> None:
